@@ -1,0 +1,145 @@
+"""Sequences that travel with their lengths: padding, holes and missing modalities become one mask, built here only.
+
+Letters used everywhere in this library: B batch, T time steps, C channels, D latent, K draws, M modalities,
+S subsets, V vocabulary, H hidden units, R reduction factor (frames a decoder step).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import overload
+
+import torch
+from torch import Tensor
+
+
+def step_mask(lengths: Tensor, steps: int) -> Tensor:
+    """True at the steps that exist: `lengths` [B] -> [B, `steps`] bool."""
+    return torch.arange(steps, device=lengths.device) < lengths[:, None]
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """A batch of sequences of one modality.
+
+    values: [B, T] (integer tokens) or [B, T, C] (frames); what lies beyond a length may be anything, NaN included.
+    lengths: [B] int64, steps that exist; 0 means that the modality is missing for this item.
+    observed: optional [B, T] bool; False marks a hole, a step that is neither read nor scored.
+
+    Raises ValueError where shapes or types do not fit together. The *contents* of `lengths` are not looked at here,
+    since that would wait for a GPU; `check()` does, and everything that reads data from outside calls it.
+    """
+
+    values: Tensor
+    lengths: Tensor
+    observed: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.values.ndim < 2:
+            raise ValueError(f"values must be [B, T, ...], got shape {tuple(self.values.shape)}")
+        if self.lengths.shape != self.values.shape[:1] or self.lengths.is_floating_point():
+            raise ValueError(
+                f"lengths must be [{self.values.shape[0]}] whole numbers of steps, "
+                f"got {self.lengths.dtype} of shape {tuple(self.lengths.shape)}"
+            )
+        if self.observed is not None and (
+            self.observed.shape != self.values.shape[:2] or self.observed.dtype != torch.bool
+        ):
+            raise ValueError(
+                f"observed must be bool of shape {tuple(self.values.shape[:2])}, "
+                f"got {self.observed.dtype} of shape {tuple(self.observed.shape)}"
+            )
+
+    @classmethod
+    def from_list(cls, items: Iterable[Tensor | None], empty: Tensor | None = None) -> Sequence:
+        """Pad a list of [T_i, ...] tensors to one batch; None is a missing item.
+
+        `empty` is a tensor of the right type and trailing shape, needed only when every item is None.
+        """
+        rows = list(items)
+        like = next((row for row in rows if row is not None), empty)
+        if like is None:
+            raise ValueError("every item is missing: pass `empty` so that the type and channels are known")
+        lengths = torch.tensor([0 if row is None else len(row) for row in rows], dtype=torch.long)
+        steps = int(lengths.max()) if rows else 0
+        values = like.new_zeros(len(rows), steps, *like.shape[1:])
+        for target, row in zip(values, rows, strict=True):
+            if row is not None:
+                target[: len(row)] = row
+        return cls(values, lengths)
+
+    def check(self) -> Sequence:
+        """Return self, or raise ValueError where a length is out of range or an observed value is not finite."""
+        low, high = (int(self.lengths.min()), int(self.lengths.max())) if len(self) else (0, 0)
+        if low < 0 or high > self.steps:
+            raise ValueError(f"lengths must lie in 0..{self.steps}, got {low}..{high}")
+        if self.values.is_floating_point():
+            bad = ~torch.isfinite(self.values.flatten(2)).all(-1) if self.values.ndim > 2 else ~self.values.isfinite()
+            row, step = (bad & self.mask).nonzero()[:1].unbind(1) if (bad & self.mask).any() else (None, None)
+            if row is not None and step is not None:
+                raise ValueError(f"row {int(row)} holds a NaN or infinity at step {int(step)}")
+        return self
+
+    def __len__(self) -> int:
+        return self.values.shape[0]
+
+    @property
+    def steps(self) -> int:
+        """T, the padded number of steps."""
+        return self.values.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    @property
+    def valid(self) -> Tensor:
+        """[B, T] bool: the step exists (it may still be a hole)."""
+        return step_mask(self.lengths, self.steps)
+
+    @property
+    def mask(self) -> Tensor:
+        """[B, T] bool: the step exists and was observed. Only these steps are read and scored."""
+        return self.valid if self.observed is None else self.valid & self.observed
+
+    @property
+    def present(self) -> Tensor:
+        """[B] bool: at least one step of the item was observed."""
+        return self.lengths > 0 if self.observed is None else self.mask.any(1)
+
+    def filled(self, value: float | int = 0) -> Tensor:
+        """Values [B, T, ...] with `value` wherever the mask is False, so that NaN in padding cannot spread."""
+        mask = self.mask
+        return torch.where(mask.reshape(*mask.shape, *[1] * (self.values.ndim - 2)), self.values, value)
+
+    def sum_steps(self, per_step: Tensor) -> Tensor:
+        """Sum [..., B, T] over the observed steps -> [..., B]. NaN at masked steps is ignored."""
+        return torch.where(self.mask, per_step, 0).sum(-1)
+
+    @overload
+    def __getitem__(self, rows: Tensor) -> Sequence: ...
+    @overload
+    def __getitem__(self, rows: slice) -> Sequence: ...
+    def __getitem__(self, rows: Tensor | slice) -> Sequence:
+        """The chosen rows as a Sequence."""
+        observed = None if self.observed is None else self.observed[rows]
+        return Sequence(self.values[rows], self.lengths[rows], observed)
+
+    def where(self, keep: Tensor) -> Sequence:
+        """The same batch with the rows where `keep` [B] is False missing (length 0)."""
+        return Sequence(self.values, torch.where(keep, self.lengths, 0), self.observed)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Sequence:
+        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Sequence:
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function) -> Sequence:  # type: ignore[no-untyped-def]
+        observed = None if self.observed is None else function(self.observed)
+        return Sequence(function(self.values), function(self.lengths), observed)
+
+    def items(self) -> list[Tensor]:
+        """One [T_i, ...] tensor an item, without padding."""
+        return [row[:length] for row, length in zip(self.values, self.lengths.tolist(), strict=True)]
