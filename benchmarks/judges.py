@@ -25,20 +25,17 @@ FORMAT_VERSION = 1
 
 
 class Block(nn.Module):
-    """Two-dimensional convolution, norm, ReLU and max-pooling that never let padding through: (x, mask) -> (x, mask)."""
+    """Strided two-dimensional convolution, norm and ReLU that never let padding through: (x, mask) -> (x, mask)."""
 
-    def __init__(self, inputs: int, outputs: int, pool: tuple[int, int]) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: tuple[int, int]) -> None:
         super().__init__()
-        self.convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.stride = stride
+        self.convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(outputs)
-        self.pool = pool
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        x = F.relu(self.norm(self.convolution(x))) * mask[:, None, :, None]  # [B, O, T, C]
-        # After ReLU a masked 0 never beats a real value, so the maximum ignores padding without being told about it.
-        x = F.max_pool2d(x, self.pool, ceil_mode=True)
-        mask = F.max_pool1d(mask[:, None], self.pool[0], ceil_mode=True)[:, 0]
-        return x, mask
+        mask = mask[:, :: self.stride[0]]  # an output step lives where the input step at its centre does
+        return F.relu(self.norm(self.convolution(x))) * mask[:, None, :, None], mask
 
 
 class Judge(nn.Module):
@@ -72,7 +69,7 @@ class Judge(nn.Module):
         x = (standardised * mask[..., None])[:, None]  # [B, 1, T, C]
         for block in self.blocks:
             x, mask = block(x, mask)
-        x = x.permute(0, 2, 1, 3).flatten(2)  # [B, T, O C]
+        x = x.permute(0, 2, 1, 3).flatten(2)  # [B, T / 4, O C]; after ReLU the 0 of padding never wins the maximum
         average = x.sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
         penultimate = F.relu(self.hidden(self.dropout(torch.cat([average, x.amax(1)], -1))))
         return self.output(self.dropout(penultimate)), penultimate
