@@ -1,0 +1,321 @@
+"""Latent -> Sequence: teacher-forced log-probability in one call, and free-running sampling step by step.
+
+Both decoders are a recurrent net over their own past whose every step sees the latent three times: added to its input,
+as its initial state, and added to its output. In training the past is partly hidden (`input_dropout`) or perturbed
+(`input_noise`), so that what the past no longer tells must come from the latent (Bowman et al. 2016, section 3.1).
+Both give a proper law over sequences of every length up to `max_steps`: probabilities sum to 1 (tested).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from mmseqvae.likelihoods import FrameLikelihood, categorical_log_prob, categorical_sample, draw
+from mmseqvae.recurrent import Recurrent, State
+from mmseqvae.sampling import FrameSampling, TokenSampling, check_max_steps
+from mmseqvae.sequence import Sequence
+
+
+class _ConditionedRNN(nn.Module):
+    """A recurrent net whose every step sees the latent, as a layer (`forward`) and step by step (`begin`, `step`)."""
+
+    def __init__(self, latent: int, inputs: int, hidden: int, kind: str, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.rnn = Recurrent(inputs, hidden, kind=kind, layers=layers, dropout=dropout)
+        self.states = 2 if kind == "lstm" else 1
+        self.to_input = nn.Linear(latent, inputs)
+        self.to_state = nn.Linear(latent, layers * self.states * hidden)
+        self.to_output = nn.Linear(latent, hidden)
+
+    def forward(self, z: Tensor, x: Tensor, lengths: Tensor) -> Tensor:
+        """z [N, D], x [N, T, E] -> hidden [N, T, H]."""
+        outputs = self.rnn(x + self.to_input(z)[:, None], lengths, self.begin(z))
+        return outputs + self.to_output(z)[:, None]
+
+    def begin(self, z: Tensor) -> list[State]:
+        """The state before the first step."""
+        states = rearrange(self.to_state(z).tanh(), "n (l s h) -> l s n h", l=self.rnn.layers, s=self.states)
+        return [tuple(layer) for layer in states]
+
+    def step(self, z: Tensor, x: Tensor, state: list[State]) -> tuple[Tensor, list[State]]:
+        """z [N, D], x [N, E] -> hidden [N, H] and the next state."""
+        output, state = self.rnn.step(x + self.to_input(z), state)
+        return output + self.to_output(z), state
+
+
+def _at_scored(mask: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """Run `compute` on the steps that are scored only: mask [N, T] -> [N, T] with 0 elsewhere."""
+    index = mask.flatten().nonzero().squeeze(-1)
+    scored = compute(index)
+    return scored.new_zeros(mask.numel()).index_copy(0, index, scored).reshape(mask.shape)
+
+
+def _flatten_draws(z: Tensor, x: Sequence) -> tuple[Tensor, Sequence, tuple[int, ...]]:
+    """z [..., B, D] and a Sequence of B -> z [N, D], a Sequence of N, and the leading shape [...]."""
+    lead = tuple(z.shape[:-2])
+    if z.shape[-2] != len(x):
+        raise ValueError(f"latent of {z.shape[-2]} rows, but {len(x)} sequences")
+    times = lead and int(torch.Size(lead).numel()) or 1
+
+    def stack(t: Tensor) -> Tensor:
+        return repeat(t, "b ... -> (k b) ...", k=times)
+
+    observed = None if x.observed is None else stack(x.observed)
+    return z.reshape(-1, z.shape[-1]), Sequence(stack(x.values), stack(x.lengths), observed), lead
+
+
+class TokenDecoder(nn.Module):
+    """Latent -> tokens. A sequence ends with the token `end`; at `max_steps` the end is certain.
+
+    vocabulary: V. input_dropout: share of previous tokens hidden in training; input_noise: share replaced by a random
+    token. An unobserved previous token looks like a hidden one. Raises ValueError for an `end` outside the vocabulary.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        latent: int,
+        *,
+        end: int,
+        max_steps: int,
+        embedding: int = 64,
+        hidden: int = 64,
+        kind: str = "gru",
+        layers: int = 1,
+        dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        input_noise: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= end < vocabulary:
+            raise ValueError(f"end must be a token in 0..{vocabulary - 1}, got {end}")
+        check_max_steps(max_steps)
+        self.vocabulary, self.latent, self.end, self.max_steps = vocabulary, latent, end, max_steps
+        self.input_dropout, self.input_noise = input_dropout, input_noise
+        self.hidden_token, self.start_token = vocabulary, vocabulary + 1
+        self.embedding = nn.Embedding(vocabulary + 2, embedding)
+        self.net = _ConditionedRNN(latent, embedding, hidden, kind, layers, dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.to_logits = nn.Linear(hidden, vocabulary)
+
+    def log_prob(self, z: Tensor, x: Sequence) -> Tensor:
+        """Teacher-forced log p(x_t | x_<t, z): z [..., B, D], x of B -> nats [..., B, T], 0 where not scored.
+
+        Raises ValueError where a sequence is longer than `max_steps`.
+        """
+        z, x, lead = _flatten_draws(z, x)
+        _check_lengths(x, self.max_steps)
+        previous = F.pad(x.filled(self.hidden_token), (1, -1), value=self.start_token)
+        hidden = self.net(z, self.embedding(self._corrupt(previous)), x.lengths)
+
+        def scored(index: Tensor) -> Tensor:
+            logits = self.to_logits(self.dropout(hidden.flatten(0, 1)[index]))
+            last = index % x.steps == self.max_steps - 1
+            return categorical_log_prob(self._force_end(logits, last[:, None]), x.values.flatten()[index])
+
+        return _at_scored(x.mask, scored).reshape(*lead, -1, x.steps)
+
+    def sample(self, z: Tensor, how: TokenSampling, generator: torch.Generator | None = None) -> Sequence:
+        """Free-running draws, one a row: z [N, D] -> Sequence of N that ends in `end`."""
+        limit = min(how.max_steps or self.max_steps, self.max_steps)
+        token = torch.full((len(z),), self.start_token, device=z.device)
+        state = self.net.begin(z)
+        lengths = torch.full_like(token, limit)
+        tokens: list[Tensor] = []
+        done = torch.zeros_like(token, dtype=torch.bool)
+        for t in range(limit):
+            logits, state = self.step(z, token, state)
+            logits = self._force_end(logits, torch.tensor(t == limit - 1, device=z.device))
+            token = categorical_sample(logits, how.temperature, how.top_k, how.top_p, generator)
+            tokens.append(token)
+            lengths = torch.where(~done & (token == self.end), t + 1, lengths)
+            done = done | (token == self.end)
+            if done.all():
+                break
+        return Sequence(torch.stack(tokens, 1), lengths)
+
+    def step(self, z: Tensor, previous: Tensor, state: list[State]) -> tuple[Tensor, list[State]]:
+        """One free-running step: previous tokens [N] -> logits [N, V] and the next state."""
+        hidden, state = self.net.step(z, self.embedding(previous), state)
+        return self.to_logits(hidden), state
+
+    def _force_end(self, logits: Tensor, last: Tensor) -> Tensor:
+        """At the last step that is possible only the end token is."""
+        other = torch.arange(self.vocabulary, device=logits.device) != self.end
+        return torch.where(last & other, -torch.inf, logits)
+
+    def _corrupt(self, previous: Tensor) -> Tensor:
+        if not self.training:
+            return previous
+        if self.input_noise:
+            noisy = (torch.rand(previous.shape, device=previous.device) < self.input_noise) & (
+                previous < self.vocabulary
+            )
+            previous = torch.where(noisy, torch.randint_like(previous, self.vocabulary), previous)
+        if self.input_dropout:
+            hide = (torch.rand(previous.shape, device=previous.device) < self.input_dropout) & (
+                previous != self.start_token
+            )
+            previous = torch.where(hide, self.hidden_token, previous)
+        return previous
+
+
+class FrameDecoder(nn.Module):
+    """Latent -> frames, `reduction` frames (a block) a step, with a law over where the sequence ends.
+
+    Every block decides between r + 1 outcomes: go on, or end after its 1st, ..., r-th frame; up to `max_steps` frames,
+    where the end is certain. The decision of a block is scored with the block's first frame. input_dropout: share of
+    previous blocks hidden in training; input_noise: standard deviation of noise added to them, in data units.
+    An unobserved previous frame looks like a hidden one.
+    """
+
+    def __init__(
+        self,
+        likelihood: FrameLikelihood,
+        latent: int,
+        *,
+        max_steps: int,
+        reduction: int = 1,
+        hidden: int = 256,
+        inputs: int = 128,
+        kind: str = "gru",
+        layers: int = 1,
+        dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        input_noise: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if reduction < 1:
+            raise ValueError(f"reduction must be at least 1, got {reduction}")
+        check_max_steps(max_steps)
+        self.likelihood, self.latent, self.max_steps, self.reduction = likelihood, latent, max_steps, reduction
+        self.input_dropout, self.input_noise = input_dropout, input_noise
+        self.start = nn.Parameter(torch.zeros(reduction * likelihood.channels))
+        self.hole = nn.Parameter(torch.zeros(likelihood.channels))
+        self.from_block = nn.Linear(reduction * likelihood.channels, inputs)
+        self.net = _ConditionedRNN(latent, inputs, hidden, kind, layers, dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.to_frames = nn.Linear(hidden, reduction * likelihood.size)
+        self.to_end = nn.Linear(hidden, reduction + 1)
+
+    @property
+    def channels(self) -> int:
+        return self.likelihood.channels
+
+    def log_prob(self, z: Tensor, x: Sequence) -> Tensor:
+        """Teacher-forced log p(frame_t, end decision | past, z): z [..., B, D], x of B -> nats [..., B, T].
+
+        0 where not scored. Raises ValueError where a sequence is longer than `max_steps`.
+        """
+        z, x, lead = _flatten_draws(z, x)
+        _check_lengths(x, self.max_steps)
+        hidden = self.hidden(z, x)
+        return (self._frame_terms(hidden, x) + self._end_terms(hidden, x)).reshape(*lead, -1, x.steps)
+
+    def floor_hits(self, z: Tensor, x: Sequence) -> Tensor:
+        """Share of scored frames' channels whose scale sits on its floor: z [B, D], x of B -> [B]."""
+        parameters = rearrange(self.to_frames(self.hidden(z, x)), "b n (r p) -> b (n r) p", r=self.reduction)
+        hits = self.likelihood.floor_hits(parameters)[:, : x.steps]
+        return x.sum_steps(hits) / x.mask.sum(1).clamp(min=1)
+
+    def hidden(self, z: Tensor, x: Sequence) -> Tensor:
+        """What the last layers read, a block a step: z [N, D], x of N -> [N, blocks, H]."""
+        frames = torch.where(x.mask[..., None], x.values, self.hole)
+        frames = F.pad(frames, (0, 0, 0, -x.steps % self.reduction))
+        blocks = rearrange(frames, "n (j r) c -> n j (r c)", r=self.reduction)
+        start = repeat(self.start, "c -> n 1 c", n=len(x))
+        previous = torch.cat([start, self._corrupt(blocks[:, :-1])], 1)[:, : blocks.shape[1]]
+        lengths = (x.lengths + self.reduction - 1) // self.reduction
+        return self.dropout(self.net(z, self.from_block(previous), lengths))
+
+    def sample(self, z: Tensor, how: FrameSampling, generator: torch.Generator | None = None) -> Sequence:
+        """Free-running draws, one a row: z [N, D] -> Sequence of N, lengths 1 to `max_steps`."""
+        limit = min(how.max_steps or self.max_steps, self.max_steps)
+        state = self.net.begin(z)
+        block = repeat(self.start, "c -> n c", n=len(z))
+        lengths = torch.zeros(len(z), dtype=torch.long, device=z.device)
+        going = torch.ones(len(z), dtype=z.dtype, device=z.device)  # probability of having got here
+        blocks: list[Tensor] = []
+        for j in range(-(-limit // self.reduction)):
+            hidden, state = self.step(z, block, state)
+            parameters = rearrange(self.to_frames(hidden), "n (r p) -> n r p", r=self.reduction)
+            block = self.likelihood.sample(parameters, how.noise, generator).flatten(1)
+            blocks.append(block)
+            end = self.end_log_prob(hidden, torch.tensor(j, device=z.device), limit).exp()
+            if how.end == "draw":
+                outcome = draw(end, generator)
+            else:
+                before = 1 - going
+                passed = before[:, None] + going[:, None] * end[:, 1:].cumsum(-1) >= 0.5 - 1e-6
+                outcome = torch.where(passed.any(1), passed.int().argmax(1) + 1, 0)
+                going = going * end[:, 0]
+            lengths = torch.where((lengths == 0) & (outcome > 0), j * self.reduction + outcome, lengths)
+            if (lengths > 0).all():
+                break
+        frames = rearrange(torch.stack(blocks, 1), "n j (r c) -> n (j r) c", r=self.reduction)
+        return Sequence(frames[:, : int(lengths.max())] if len(z) else frames, lengths)
+
+    def step(self, z: Tensor, previous: Tensor, state: list[State]) -> tuple[Tensor, list[State]]:
+        """One free-running step: previous block [N, r C] -> hidden [N, H] and the next state."""
+        return self.net.step(z, self.from_block(previous), state)
+
+    def end_log_prob(self, hidden: Tensor, block: Tensor, limit: int) -> Tensor:
+        """log-probabilities of the r + 1 outcomes: hidden [..., H], block numbers [...] -> nats [..., r + 1].
+
+        Outcome 0 goes on, outcome k ends after the block's k-th frame; what would pass `limit` frames is impossible.
+        """
+        outcome = torch.arange(self.reduction + 1, device=hidden.device)
+        reached = block[..., None] * self.reduction + torch.where(outcome == 0, self.reduction + 1, outcome)
+        return torch.where(reached > limit, -torch.inf, self.to_end(hidden)).log_softmax(-1)
+
+    def _frame_terms(self, hidden: Tensor, x: Sequence) -> Tensor:
+        blocks, steps = hidden.shape[1], x.steps
+
+        def scored(index: Tensor) -> Tensor:
+            row, t = index // steps, index % steps
+            block = row * blocks + t // self.reduction
+            # all r frames of the blocks that are scored, then the scored frames among them
+            used, where = block.unique_consecutive(return_inverse=True)
+            parameters = rearrange(self.to_frames(hidden.flatten(0, 1)[used]), "m (r p) -> m r p", r=self.reduction)
+            return self.likelihood.log_prob(parameters[where, t % self.reduction], x.values.flatten(0, 1)[index])
+
+        return _at_scored(x.mask, scored)
+
+    def _end_terms(self, hidden: Tensor, x: Sequence) -> Tensor:
+        blocks, steps = hidden.shape[1], x.steps
+        first = torch.arange(steps, device=hidden.device) % self.reduction == 0
+
+        def scored(index: Tensor) -> Tensor:
+            row, t = index // steps, index % steps
+            end = self.end_log_prob(
+                hidden.flatten(0, 1)[row * blocks + t // self.reduction], t // self.reduction, self.max_steps
+            )
+            left = x.lengths[row] - t  # frames from the block's first one to the end
+            outcome = torch.where(left > self.reduction, 0, left)
+            return end.gather(-1, outcome[:, None]).squeeze(-1)
+
+        return _at_scored(x.mask & first, scored)
+
+    def _corrupt(self, blocks: Tensor) -> Tensor:
+        if not self.training:
+            return blocks
+        if self.input_noise:
+            blocks = blocks + self.input_noise * torch.randn_like(blocks)
+        if self.input_dropout:
+            hide = torch.rand(blocks.shape[:2], device=blocks.device) < self.input_dropout
+            blocks = torch.where(hide[..., None], self.hole.repeat(self.reduction), blocks)
+        return blocks
+
+
+def _check_lengths(x: Sequence, max_steps: int) -> None:
+    if x.steps > max_steps and bool((x.lengths > max_steps).any()):
+        longest = int(x.lengths.max())
+        raise ValueError(
+            f"a sequence has {longest} steps, but this decoder was built for at most {max_steps} (max_steps): "
+            "cut it, or build the decoder with a larger max_steps"
+        )

@@ -1,0 +1,188 @@
+"""log p(x | parameters) in nats per step: categorical for tokens; normal, laplace and bernoulli for frames.
+
+A frame likelihood says how many numbers a frame the decoder's last layer must emit (`size`) and turns them into a
+log-density and into draws. Nothing here averages or rescales: densities are summed over channels and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmseqvae.gaussian import LOG_2PI
+
+SCALES = ("fixed", "learnt", "predicted")
+
+
+class FrameLikelihood(nn.Module):
+    """What every frame likelihood offers: `size`, `log_prob`, `sample`, `floor_hits`."""
+
+    channels: int
+    size: int
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """parameters [..., size], x [..., C] -> nats [...]."""
+        raise TypeError(f"{type(self).__name__} must define log_prob")
+
+    def sample(self, parameters: Tensor, noise: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        """parameters [..., size] -> draw [..., C]; `noise` 1 is the likelihood itself, 0 its mode."""
+        raise TypeError(f"{type(self).__name__} must define sample")
+
+    def floor_hits(self, parameters: Tensor) -> Tensor:
+        """Share of channels whose scale sits on its floor, [..., size] -> [...]; 0 where there is no scale."""
+        return torch.zeros_like(parameters[..., 0])
+
+
+class _LocationScale(FrameLikelihood):
+    """A symmetric density around a location, with a scale that is fixed, learnt per channel or predicted per step.
+
+    scale: the fixed value, or where a learnt or predicted one starts. floor: no learnt or predicted scale falls below
+    it; a log-density is unbounded on constant data without. Raises ValueError for a scale or floor not above 0, a
+    floor above the scale, or an unknown `scale_kind`.
+    """
+
+    def __init__(self, channels: int, scale_kind: str = "learnt", scale: float = 1.0, floor: float = 1e-2) -> None:
+        super().__init__()
+        if scale_kind not in SCALES:
+            raise ValueError(f"scale_kind must be one of {', '.join(SCALES)}, got {scale_kind!r}")
+        if not 0 < floor <= scale:
+            raise ValueError(f"need 0 < floor <= scale, got floor {floor} and scale {scale}")
+        self.channels, self.scale_kind, self.floor = channels, scale_kind, floor
+        self.size = 2 * channels if scale_kind == "predicted" else channels
+        self.start = math.log(scale)
+        if scale_kind == "learnt":
+            self.log_scale = nn.Parameter(torch.full((channels,), self.start))
+
+    def split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """[..., size] -> location [..., C] and log-scale, broadcastable to it, floor applied."""
+        location = parameters[..., : self.channels]
+        if self.scale_kind == "fixed":
+            return location, torch.full_like(location[..., :1], self.start)
+        return location, at_least(self._log_scale(parameters), math.log(self.floor))
+
+    def _log_scale(self, parameters: Tensor) -> Tensor:
+        if self.scale_kind == "learnt":
+            return self.log_scale
+        return self.start + parameters[..., self.channels :]
+
+    def floor_hits(self, parameters: Tensor) -> Tensor:
+        if self.scale_kind == "fixed":
+            return super().floor_hits(parameters)
+        hits = (self._log_scale(parameters) <= math.log(self.floor)).to(parameters.dtype)
+        return hits.expand(*parameters.shape[:-1], self.channels).mean(-1)
+
+
+class Normal(_LocationScale):
+    """Independent normal channels: log N(x; location, scale^2)."""
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        location, log_scale = self.split(parameters)
+        return (-0.5 * LOG_2PI - log_scale - 0.5 * ((x - location) * (-log_scale).exp()).square()).sum(-1)
+
+    def sample(self, parameters: Tensor, noise: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        location, log_scale = self.split(parameters)
+        eps = torch.randn(location.shape, generator=generator, device=location.device, dtype=location.dtype)
+        return location + noise * log_scale.exp() * eps
+
+
+class Laplace(_LocationScale):
+    """Independent Laplace channels: log density -|x - location| / scale - log(2 scale)."""
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        location, log_scale = self.split(parameters)
+        return (-((x - location) * (-log_scale).exp()).abs() - log_scale - math.log(2)).sum(-1)
+
+    def sample(self, parameters: Tensor, noise: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        location, log_scale = self.split(parameters)
+        u = torch.rand(location.shape, generator=generator, device=location.device, dtype=location.dtype) - 0.5
+        # u = -0.5 is drawn once in 2^24 times and has no finite quantile
+        eps = -u.sign() * torch.log1p(-2 * u.abs().clamp(max=0.5 - torch.finfo(u.dtype).eps))
+        return location + noise * log_scale.exp() * eps
+
+
+class Bernoulli(FrameLikelihood):
+    """Independent binary channels from logits, for piano rolls and other on/off frames."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = self.size = channels
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        return -F.binary_cross_entropy_with_logits(parameters, x, reduction="none").sum(-1)
+
+    def sample(self, parameters: Tensor, noise: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        """Draws from the logits divided by `noise`: a temperature, with the most likely value at 0."""
+        if noise == 0:
+            return (parameters > 0).to(parameters.dtype)
+        u = torch.rand(parameters.shape, generator=generator, device=parameters.device, dtype=parameters.dtype)
+        return (u < (parameters / noise).sigmoid()).to(parameters.dtype)
+
+
+FRAME_LIKELIHOODS: dict[str, type[Any]] = {"normal": Normal, "laplace": Laplace, "bernoulli": Bernoulli}
+
+
+def categorical_log_prob(logits: Tensor, tokens: Tensor) -> Tensor:
+    """log softmax(logits)[token] in nats: logits [..., V], tokens [...] -> [...]."""
+    return -F.cross_entropy(logits.flatten(0, -2), tokens.flatten(), reduction="none").reshape(tokens.shape)
+
+
+def categorical_sample(
+    logits: Tensor,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw tokens by inverting the cumulative distribution: logits [N, V] -> [N].
+
+    temperature divides the logits, 0 takes the most likely token; top_k keeps the k most likely tokens; top_p keeps the
+    smallest set of most likely tokens whose probability reaches p (Holtzman et al. 2020). top_k is applied first.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    logits = logits / temperature
+    if top_k is not None and top_k < logits.shape[-1]:
+        kth = logits.topk(top_k, -1).values[..., -1:]
+        logits = torch.where(logits < kth, -torch.inf, logits)
+    if top_p is not None and top_p < 1:
+        ordered, order = logits.sort(-1, descending=True)
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # the mass that stands before a token
+        ordered = torch.where(before < top_p, ordered, -torch.inf)
+        logits = torch.empty_like(logits).scatter(-1, order, ordered)
+    return draw(logits.softmax(-1), generator)
+
+
+def draw(probabilities: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """One index a row from [N, V] probabilities, by inverse CDF (`torch.multinomial` is many times slower)."""
+    cumulative = probabilities.double().cumsum(-1)
+    u = torch.rand(len(cumulative), 1, generator=generator, device=cumulative.device, dtype=cumulative.dtype)
+    # u < 1, so the scaled draw lies below the total and never falls on a trailing zero probability
+    return torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True).squeeze(-1)
+
+
+class _AtLeast(torch.autograd.Function):
+    """max(x, bound) whose gradient still passes below the bound when a step against it would raise x.
+
+    With a plain clamp a scale that once fell to its floor could never leave it (Balle et al. 2017, section 5).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bound: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.bound = bound
+        return x.clamp(min=bound)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        (gradient,) = gradients
+        return torch.where((x >= ctx.bound) | (gradient < 0), gradient, 0), None
+
+
+def at_least(x: Tensor, bound: float) -> Tensor:
+    """max(x, bound), with a gradient that lets x come back from below."""
+    return _AtLeast.apply(x, bound)

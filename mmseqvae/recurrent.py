@@ -1,0 +1,156 @@
+"""Tanh RNN, GRU and LSTM over variable lengths: one call per layer, no packing, and a single-step form for sampling.
+
+On a CPU the layer runs as a *staircase*: rows sorted by length, slices of 16 steps, each slice over only the rows that
+are still alive. On a GPU the padded batch goes through one cuDNN call. Both give the outputs and gradients of
+`torch.nn.utils.rnn.pack_padded_sequence` (tested), the staircase in about a quarter of its time at T ~ 200
+(`benchmarks/recurrent.py`).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from mmseqvae.sequence import step_mask
+
+CELLS: dict[str, type[nn.RNNBase]] = {"tanh": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+SLICE = 16  # steps a slice; 8 to 32 measure alike
+
+State = tuple[Tensor, ...]  # of one layer: (h,) or, for the LSTM, (h, c), each [B, H]
+
+
+class Recurrent(nn.Module):
+    """A stack of recurrent layers over padded batches with lengths.
+
+    inputs, hidden: channels in and, per direction, out. kind: "tanh", "gru" or "lstm". dropout: between layers, in
+    training. Recurrent weights start orthogonal (Saxe et al. 2014), input weights Glorot-uniform, biases 0, the LSTM's
+    forget bias 1 (Jozefowicz et al. 2015). Raises ValueError for an unknown kind or sizes below 1.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        *,
+        kind: str = "gru",
+        layers: int = 1,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if kind not in CELLS:
+            raise ValueError(f"kind must be one of {', '.join(CELLS)}, got {kind!r}")
+        if min(inputs, hidden, layers) < 1:
+            raise ValueError(f"inputs, hidden and layers must be at least 1, got {inputs}, {hidden}, {layers}")
+        self.kind, self.hidden, self.layers, self.bidirectional = kind, hidden, layers, bidirectional
+        self.channels = hidden * (2 if bidirectional else 1)
+        sizes = [inputs] + [self.channels] * (layers - 1)
+        self.forwards = nn.ModuleList(CELLS[kind](size, hidden) for size in sizes)
+        self.backwards = nn.ModuleList(CELLS[kind](size, hidden) for size in sizes if bidirectional)
+        self.dropout = nn.Dropout(dropout)
+        for rnn in [*self.forwards, *self.backwards]:
+            _initialise(rnn, kind)
+
+    def forward(self, x: Tensor, lengths: Tensor, state: list[State] | None = None) -> Tensor:
+        """x [B, T, C], lengths [B] -> [B, T, H or 2H], zero beyond each length.
+
+        state: the state before the first step, one per layer, for a stack of one direction only. Values beyond a
+        length are run over but reach nothing; they must be finite (`Sequence.filled`).
+        """
+        if state is not None and self.bidirectional:
+            raise ValueError("an initial state is defined for one direction only")
+        run = run_staircase if x.device.type == "cpu" else run_padded
+        h = rearrange(x, "b t c -> t b c")
+        for layer, rnn in enumerate(self.forwards):
+            h = self.dropout(h) if layer else h
+            ahead = run(rnn, h, lengths, state[layer] if state else None)
+            if self.bidirectional:
+                behind = run(self.backwards[layer], reverse(h, lengths), lengths, None)
+                ahead = torch.cat([ahead, reverse(behind, lengths)], -1)
+            h = ahead
+        h = rearrange(h, "t b c -> b t c")
+        return torch.where(step_mask(lengths, h.shape[1])[..., None], h, 0)
+
+    def last(self, outputs: Tensor, lengths: Tensor) -> Tensor:
+        """Where each direction ends, [B, T, H or 2H] -> [B, H or 2H]: forward at length - 1, backward at 0.
+
+        Zero for a length of 0.
+        """
+        if outputs.shape[1] == 0:
+            return outputs.new_zeros(outputs.shape[0], self.channels)
+        rows = torch.arange(len(outputs), device=outputs.device)
+        end = outputs[rows, (lengths - 1).clamp(min=0)]
+        return torch.cat([end[:, : self.hidden], outputs[:, 0, self.hidden :]], -1)
+
+    def step(self, x: Tensor, state: list[State]) -> tuple[Tensor, list[State]]:
+        """One step of a one-directional stack: x [B, C], state per layer -> output [B, H], the new state."""
+        after: list[State] = []
+        for rnn, before in zip(self.forwards, state, strict=True):
+            weights = (rnn.weight_ih_l0, rnn.weight_hh_l0, rnn.bias_ih_l0, rnn.bias_hh_l0)
+            if self.kind == "lstm":
+                after.append(torch.lstm_cell(x, before, *weights))
+            else:
+                cell = torch.gru_cell if self.kind == "gru" else torch.rnn_tanh_cell
+                after.append((cell(x, before[0], *weights),))
+            x = after[-1][0]
+        return x, after
+
+
+def run_padded(rnn: nn.RNNBase, x: Tensor, lengths: Tensor, state: State | None) -> Tensor:
+    """One call over the padded batch: x [T, B, C] -> [T, B, H]."""
+    if x.shape[0] == 0:
+        return x.new_zeros(0, x.shape[1], rnn.hidden_size)
+    return _call(rnn, x, state)[0]
+
+
+def run_staircase(rnn: nn.RNNBase, x: Tensor, lengths: Tensor, state: State | None) -> Tensor:
+    """Slices of steps over only the rows still alive: x [T, B, C] -> [T, B, H]."""
+    steps, rows = x.shape[:2]
+    order = lengths.argsort(descending=True, stable=True)
+    longest_first = lengths[order].tolist()
+    x = x[:, order]
+    now = None if state is None else tuple(s[order] for s in state)
+    slices: list[Tensor] = []
+    alive, start = rows, 0
+    while start < steps:
+        while alive and longest_first[alive - 1] <= start:
+            alive -= 1
+        if not alive:
+            break
+        out, now = _call(rnn, x[start : start + SLICE, :alive], None if now is None else tuple(s[:alive] for s in now))
+        slices.append(F.pad(out, (0, 0, 0, rows - alive)))
+        start += SLICE
+    done = sum(len(piece) for piece in slices)
+    if done < steps:
+        slices.append(x.new_zeros(steps - done, rows, rnn.hidden_size))
+    return torch.cat(slices)[:, order.argsort()] if slices else x.new_zeros(0, rows, rnn.hidden_size)
+
+
+def _call(rnn: nn.RNNBase, x: Tensor, state: State | None) -> tuple[Tensor, State]:
+    """torch's own module with a state of [B, H] tensors instead of [1, B, H]."""
+    if state is None:
+        out, after = rnn(x)
+    else:
+        lifted = tuple(s[None].contiguous() for s in state)
+        out, after = rnn(x, lifted if rnn.mode == "LSTM" else lifted[0])
+    return out, tuple(s[0] for s in (after if rnn.mode == "LSTM" else (after,)))
+
+
+def reverse(x: Tensor, lengths: Tensor) -> Tensor:
+    """Turn round the first `length` steps of each row of [T, B, C]; the padding stays where it is."""
+    t = torch.arange(x.shape[0], device=x.device)[:, None]
+    index = torch.where(t < lengths, lengths - 1 - t, t)
+    return x.gather(0, index[..., None].expand_as(x))
+
+
+def _initialise(rnn: nn.RNNBase, kind: str) -> None:
+    for name, parameter in rnn.named_parameters():
+        if name.startswith("bias"):
+            nn.init.zeros_(parameter)
+        else:
+            for gate in parameter.data.split(rnn.hidden_size):
+                (nn.init.orthogonal_ if name.startswith("weight_hh") else nn.init.xavier_uniform_)(gate)
+    if kind == "lstm":
+        rnn.bias_ih_l0.data[rnn.hidden_size : 2 * rnn.hidden_size] = 1  # gates stand in the order i, f, g, o
