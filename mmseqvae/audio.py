@@ -1,0 +1,235 @@
+"""Sound files to log-mel frames and back to a waveform. Waveforms are [N] float32, full scale +-1."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmseqvae.config import LogMelConfig
+from mmseqvae.frames import FrontEnd, Standard
+
+LEAST_STEP = 2.0**-15  # one step of 16-bit audio
+STREAMED = 0x7FFF0000  # sizes from here on are what programs write into a header before they know the true one
+
+
+class AudioError(ValueError):
+    """A recording that cannot be used; the message names the file and what is wrong with it."""
+
+
+def read_audio(path: str | Path, sample_rate: int) -> np.ndarray:
+    """A sound file (wav, flac, ogg, mp3, ...) -> [N] float32 at `sample_rate` Hz, channels averaged.
+
+    Raises AudioError for a file that is missing, no sound file, of length zero, truncated or not finite.
+    """
+    import soundfile
+
+    if not Path(path).is_file():
+        raise AudioError(f"{path}: file is missing")
+    if not Path(path).stat().st_size:
+        raise AudioError(f"{path}: file is empty")
+    try:
+        with soundfile.SoundFile(path) as file:
+            announced, rate = file.frames, file.samplerate
+            wave = file.read(dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise AudioError(f"{path}: cannot be read as sound, perhaps truncated ({error})") from error
+    if len(wave) < announced or _cut_short(Path(path)):
+        raise AudioError(f"{path}: is truncated, it holds less sound than its header announces")
+    if not len(wave):
+        raise AudioError(f"{path}: holds no samples")
+    return _resampled(wave.mean(1), rate, sample_rate, str(path))
+
+
+def _resampled(wave: np.ndarray, rate: int, wanted: int, name: str) -> np.ndarray:
+    import soxr
+
+    if not np.isfinite(wave).all():
+        raise AudioError(f"{name}: holds a NaN or infinity")
+    if rate != wanted:
+        wave = soxr.resample(wave, rate, wanted)
+    if not len(wave):
+        raise AudioError(f"{name}: is shorter than one sample at {wanted} Hz")
+    return np.asarray(wave, np.float32)
+
+
+def _cut_short(path: Path) -> bool:
+    """Whether a RIFF (wav) or AIFF file ends before its sound does.
+
+    libsndfile hides this: it trusts the size of the file and shortens the header's count without a word.
+    """
+    with path.open("rb") as file:
+        order = {b"RIFF": "<", b"FORM": ">"}.get(file.read(4), "")
+        if not order:
+            return False  # other formats fail, or read fewer frames than announced
+        size = path.stat().st_size
+        start = 12  # chunks are: name (4 bytes), length (4 bytes), content, padded to an even length
+        while start + 8 <= size:
+            file.seek(start)
+            name, length = struct.unpack(f"{order}4sI", file.read(8))
+            if name in (b"data", b"SSND"):
+                return length < STREAMED and start + 8 + length > size
+            start += 8 + length + length % 2
+    return True
+
+
+def write_audio(path: str | Path, wave: np.ndarray | Tensor, sample_rate: int) -> None:
+    """Write [N] samples as a 16-bit file of the suffix's format (.wav, .flac); what exceeds full scale is clipped."""
+    import soundfile
+
+    path = Path(path)
+    samples = np.clip(np.asarray(wave, np.float32), -1, 1 - LEAST_STEP)
+    if samples.ndim != 1 or not np.isfinite(samples).all():
+        raise AudioError(f"{path}: [N] finite samples are needed, got shape {samples.shape}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        soundfile.write(temporary, samples, sample_rate, subtype="PCM_16")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class LogMel(FrontEnd):
+    """Log-mel frames: ln of mel power, so differences are nats of power (4.34 dB each); [T, n_mels], T = 1 + N // hop.
+
+    Frame t is centred on sample t * hop_length; before and after the recording there is silence. A dither seeded by
+    the samples is added first: the same recording always gives the same frames, two silences never do.
+    """
+
+    kind = "log-mel"
+
+    def __init__(self, config: LogMelConfig, standard: Standard | None = None) -> None:
+        self.config = config
+        self.channels = config.n_mels
+        self.standard = standard
+
+    @cached_property
+    def basis(self) -> Tensor:
+        """[n_fft / 2 + 1, n_mels]: power spectrum to mel power. Raises ValueError where a channel is empty.
+
+        Triangles of unit area on Slaney's scale (Slaney 1998, Auditory Toolbox 2), from librosa.
+        """
+        import warnings
+
+        from librosa.filters import mel
+
+        config = self.config
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Empty filters", UserWarning)  # told below, with what to do about it
+            rows = mel(
+                sr=config.sample_rate, n_fft=config.n_fft, n_mels=config.n_mels, fmin=config.fmin, fmax=config.highest
+            )
+        empty = np.flatnonzero(rows.max(1) == 0).tolist()
+        if empty:
+            raise ValueError(
+                f"log-mel channels {empty} fall between two bins of the spectrum ({config.sample_rate} Hz / n_fft "
+                f"{config.n_fft}) and would always be empty: raise n_fft, or lower n_mels ({config.n_mels})"
+            )
+        return torch.from_numpy(rows).float().T.contiguous()
+
+    @cached_property
+    def window(self) -> Tensor:
+        return torch.hann_window(self.config.n_fft)
+
+    def features(self, wave: np.ndarray | Tensor) -> Tensor:
+        """[N] samples at config.sample_rate -> [1 + N // hop_length, n_mels] ln of mel power, not standardised.
+
+        Raises AudioError where there are no samples, or some that are not finite, or more than one channel.
+        """
+        samples = np.asarray(wave, np.float32)
+        if samples.ndim != 1 or not samples.size or not np.isfinite(samples).all():
+            raise AudioError(f"a waveform must be [N >= 1] finite samples, got shape {samples.shape}")
+        frames = self.padded(samples).unfold(0, self.config.n_fft, self.config.hop_length)
+        spectrum = torch.view_as_real(torch.fft.rfft(frames * self.window))  # [T, n_fft / 2 + 1, 2]
+        power = spectrum.square().sum(-1)
+        return (power @ self.basis).clamp_min_(self.config.floor).log_()
+
+    def padded(self, samples: np.ndarray) -> Tensor:
+        """[N] -> [N + n_fft]: half a window of silence on both sides, then the dither over everything."""
+        edge = self.config.n_fft // 2
+        padded = np.pad(samples, edge)
+        if self.config.dither:
+            noise = np.random.default_rng(zlib.crc32(samples.tobytes())).standard_normal(len(padded), np.float32)
+            padded += np.float32(self.config.dither * LEAST_STEP) * noise
+        return torch.from_numpy(padded)
+
+    def invert(self, log_mels: Tensor, iterations: int = 32) -> np.ndarray:
+        """[T, n_mels] ln of mel power (not standardised) -> [T * hop_length - hop_length / 2] samples, T frames again.
+
+        The spectrum is the non-negative one whose mel power is nearest, the phase that of fast Griffin-Lim (Perraudin,
+        Balazs & Sondergaard 2013), begun at zero and hence deterministic.
+        """
+        from torchaudio.functional import griffinlim
+
+        log_mels = log_mels.detach().float().cpu()
+        if log_mels.ndim != 2 or log_mels.shape[1] != self.channels or not log_mels.isfinite().all():
+            raise ValueError(f"finite log-mels [T, {self.channels}] are needed, got {tuple(log_mels.shape)}")
+        if not len(log_mels):
+            return np.zeros(0, np.float32)
+        config = self.config
+        tail = (config.hop_length + 1) // 2
+        samples = len(log_mels) * config.hop_length - tail
+        frames = max(len(log_mels), config.n_fft // config.hop_length)  # griffinlim needs more than half a window
+        magnitude = torch.nn.functional.pad(self.magnitude(log_mels), (0, 0, 0, frames - len(log_mels)))
+        wave = griffinlim(
+            magnitude.T,
+            self.window,
+            n_fft=config.n_fft,
+            hop_length=config.hop_length,
+            win_length=config.n_fft,
+            power=1.0,
+            n_iter=iterations,
+            momentum=0.99,
+            length=frames * config.hop_length - tail,
+            rand_init=False,
+        )
+        return wave[:samples].numpy()
+
+    def magnitude(self, log_mels: Tensor, updates: int = 50) -> Tensor:
+        """[T, n_mels] -> [T, n_fft / 2 + 1], the non-negative spectrum whose mel power comes nearest.
+
+        From the clamped pseudo-inverse on by the multiplicative updates of Lee & Seung 2001, equation 4: they take two
+        fifths off the error in the log-mels that the pseudo-inverse alone leaves.
+        """
+        mels = log_mels.exp()
+        spread = mels @ (self.basis / self.basis.sum(0)).T
+        power = torch.maximum(mels @ torch.linalg.pinv(self.basis), 1e-3 * spread)  # > 0, or an update keeps it at 0
+        numerator, gram = mels @ self.basis.T, self.basis @ self.basis.T
+        for _ in range(updates):
+            power = power * numerator / (power @ gram).clamp_min(1e-30)
+        return power.sqrt()
+
+    def read(self, source: np.ndarray | Tensor | str | Path) -> Tensor:
+        """A sound file, or samples at config.sample_rate -> [T, n_mels], not standardised."""
+        return self.features(
+            read_audio(source, self.config.sample_rate) if isinstance(source, str | Path) else np.asarray(source)
+        )
+
+    def encode(self, source: np.ndarray | Tensor | str | Path) -> Tensor:
+        """A sound file, or samples at config.sample_rate -> standardised [T, n_mels]."""
+        return self.standardise(self.read(source))
+
+    def decode(self, frames: Tensor) -> np.ndarray:
+        """Standardised [T, n_mels] -> samples at config.sample_rate."""
+        return self.invert(self.destandardise(frames.detach().float().cpu()))
+
+    def describe(self) -> dict[str, Any]:
+        """What the raw features depend on, besides the file."""
+        return {"kind": self.kind, **asdict(self.config)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that `from_dict` reads."""
+        return {"kind": self.kind, "config": asdict(self.config), "standard": self.standard and self.standard.to_dict()}
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> LogMel:
+        return cls(LogMelConfig(**state["config"]), state["standard"] and Standard.from_dict(state["standard"]))

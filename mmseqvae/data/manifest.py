@@ -1,0 +1,198 @@
+"""A manifest, one row an item, read and checked as a whole before anything long begins."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SPLITS = ("train", "valid", "test")
+KNOWN = {"text": "tokens", "audio": "audio"}  # modalities that need no option, and their kinds
+PLAIN = ("id", "split", "label")  # columns that are no modality
+FILES = ("audio", "frames")  # kinds whose cells are paths
+SHOWN = 10  # problems that an error spells out
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be used; the message names the manifest, the row and the file."""
+
+
+class Problem(NamedTuple):
+    """What is wrong with a row. `row` is its line in the manifest, the header being line 1."""
+
+    row: int
+    id: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An item. `cells` holds only modalities that are present; those of files are absolute or start at the manifest."""
+
+    row: int
+    id: str
+    split: str
+    label: str | None
+    cells: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """columns: the modalities found, name -> kind; unused: other columns; problems: rows that are not among `rows`."""
+
+    path: Path
+    rows: list[Row]
+    columns: dict[str, str]
+    unused: list[str]
+    problems: list[Problem]
+
+    def complaint(self, problems: Sequence[Problem]) -> str:
+        """All problems as one message, the first ten spelt out."""
+        lines = [f"{self.path}: {len(problems)} row(s) cannot be used"]
+        lines += [f"  line {problem.row} (id {problem.id}): {problem.problem}" for problem in problems[:SHOWN]]
+        if len(problems) > SHOWN:
+            lines.append(f"  ... and {len(problems) - SHOWN} more")
+        lines.append("Correct them, or leave such rows out with skip_bad=True (--skip-bad).")
+        return "\n".join(lines)
+
+
+def read_manifest(path: str | Path, wanted: Mapping[str, str] = KNOWN, required: Collection[str] = ()) -> Manifest:
+    """Read a .csv, .tsv or .jsonl manifest in UTF-8.
+
+    wanted: modality columns to look for, name -> "tokens" (text), "audio" (sound file) or "frames" (.npy file).
+    required: those among them that must be there.
+    An empty cell (in JSONL also null or no entry) is a missing modality. Paths start at the manifest's folder. Without
+    an `id` column the rows are numbered from 1. An empty `split` is chosen by a hash of the id, see `hashed_split`.
+
+    Bad rows are collected in `problems`. Raises ManifestError where there is no table to begin with: no such file,
+    another suffix, not UTF-8, no rows, no modality column, a required column that is absent.
+    """
+    path = Path(path)
+    readers = {".csv": _read_table, ".tsv": _read_table, ".jsonl": _read_json_lines}
+    if path.suffix.lower() not in readers:
+        raise ManifestError(f"{path}: a manifest ends in {', '.join(readers)}")
+    if not path.is_file():
+        raise ManifestError(f"{path}: there is no such manifest")
+    try:
+        table = list(readers[path.suffix.lower()](path))
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    if not table:
+        raise ManifestError(f"{path}: holds no rows")
+
+    found = list(dict.fromkeys(name for _, cells in table if not isinstance(cells, str) for name in cells))
+    absent = [name for name in required if name not in found]
+    if absent:
+        raise ManifestError(f"{path}: has no column {', '.join(map(repr, absent))}; its columns are {found}")
+    columns = {name: kind for name, kind in wanted.items() if name in found}
+    if found and not columns:
+        raise ManifestError(f"{path}: none of the modalities {list(wanted)} is among its columns {found}")
+
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    taken: dict[str, int] = {}
+    for number, (line, cells) in enumerate(table, start=1):
+        if isinstance(cells, str):
+            problems.append(Problem(line, "unknown", cells))
+            continue
+        row, wrong = _read_row(path.parent, line, str(number), cells, columns)
+        if row.id in taken:
+            wrong.append(f"the id is taken by line {taken[row.id]}")
+        taken.setdefault(row.id, line)
+        if wrong:
+            problems.append(Problem(line, row.id, "; ".join(wrong)))
+        else:
+            rows.append(row)
+    unused = [name for name in found if name not in columns and name not in PLAIN]
+    return Manifest(path, rows, columns, unused, problems)
+
+
+def hashed_split(identity: str) -> str:
+    """train, valid or test for 90, 5 and 5 % of ids, by SHA-256: other rows and their order change nothing."""
+    share = int.from_bytes(hashlib.sha256(identity.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
+    return "train" if share < 0.90 else "valid" if share < 0.95 else "test"
+
+
+def _read_table(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """The line and the cells of every row, or what is wrong with it."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+        try:
+            header = [name.strip() for name in next(lines, [])]
+            if len(set(header)) < len(header) or "" in header:
+                raise ManifestError(f"{path}: column names must differ and not be empty, they are {header}")
+            for cells in lines:
+                if not cells:
+                    continue  # a blank line
+                if len(cells) == len(header):
+                    yield lines.line_num, dict(zip(header, cells, strict=True))
+                else:
+                    yield lines.line_num, f"has {len(cells)} cells, the header has {len(header)}"
+        except csv.Error as error:
+            raise ManifestError(f"{path}: line {lines.line_num} is malformed ({error})") from error
+
+
+def _read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    with path.open(encoding="utf-8-sig") as file:
+        for line, text in enumerate(file, start=1):
+            if not text.strip():
+                continue
+            try:
+                cells = json.loads(text)
+            except json.JSONDecodeError as error:
+                yield line, f"is not JSON: {error.msg} at column {error.colno}"
+                continue
+            yield line, cells if isinstance(cells, dict) else f"must be a JSON object, is {type(cells).__name__}"
+
+
+def _read_row(
+    folder: Path, line: int, number: str, cells: Mapping[str, Any], columns: Mapping[str, str]
+) -> tuple[Row, list[str]]:
+    """The row, and what is wrong with it."""
+    wrong = []
+    plain: dict[str, str | None] = {}
+    for name in PLAIN:
+        value = cells.get(name)
+        if isinstance(value, bool) or not isinstance(value, str | int | None):
+            wrong.append(f"{name} must be a string or a whole number, is {type(value).__name__}")
+            value = None
+        plain[name] = None if value is None else str(value).strip() or None
+    if "id" in cells and plain["id"] is None and not wrong:
+        wrong.append("the id is empty")
+    identity = plain["id"] or number
+    split = plain["split"] or hashed_split(identity)
+    if split not in SPLITS:
+        wrong.append(f"split is {split!r}, must be one of {', '.join(SPLITS)}")
+
+    present = {}
+    for name, kind in columns.items():
+        value = cells.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            wrong.append(f"{name} must be a string, is {type(value).__name__}")
+        elif kind not in FILES:
+            if value:
+                present[name] = value
+        elif value.strip():
+            file = folder / value.strip()
+            present[name] = str(file)
+            trouble = _file_trouble(file)
+            if trouble:
+                wrong.append(f"{name} {file}: {trouble}")
+    if not present and not wrong:
+        wrong.append(f"has no modality at all ({', '.join(columns)} are empty)")
+    return Row(line, identity, split, plain["label"], present), wrong
+
+
+def _file_trouble(file: Path) -> str | None:
+    try:
+        if not file.is_file():
+            return "file is missing"
+        return None if file.stat().st_size else "file is empty"
+    except (OSError, ValueError) as error:  # not allowed to look, name too long, or a NUL in it
+        return str(error)
