@@ -1,0 +1,120 @@
+"""Fetch an archive once: resumed after an interruption, checked, and unpacked without trusting what is in it.
+
+Everything is written under a temporary name and moved into place when whole, so a file or folder that exists is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tarfile
+import urllib.error
+import urllib.request
+import zlib
+from http.client import HTTPException
+from pathlib import Path
+
+from tqdm import tqdm
+
+BLOCK = 1 << 16  # bytes read at a time
+TIMEOUT = 30.0  # seconds without a byte before the connection counts as lost
+
+
+def download(url: str, path: Path, sha256: str | None = None) -> Path:
+    """Fetch `url` to `path` and return `path`; a file that is already there is kept as it is.
+
+    What arrived is kept as `<name>.part`, so the next call goes on where this one stopped (or starts again, where the
+    server cannot resume). `sha256`: hexadecimal digest that the whole file must have.
+
+    Raises ConnectionError when the server cannot be reached or stops early, ValueError when the digest is wrong.
+    """
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "mmseqvae"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            resumed = answer.status == 206
+            have = have if resumed else 0
+            size = answer.headers.get("Content-Length")  # absent where the server packs the archive as it sends it
+            total = None if size is None else have + int(size)
+            bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=f"download {path.name}")
+            with open(part, "ab" if resumed else "wb") as file, bar:
+                while block := answer.read(BLOCK):
+                    file.write(block)
+                    bar.update(len(block))
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:  # the part is longer than the file, so it belongs to something else
+            part.unlink()
+            return download(url, path, sha256)
+        raise ConnectionError(f"{url}: the server answered {error.code} {error.reason}") from error
+    except (OSError, HTTPException) as error:
+        raise ConnectionError(f"{url}: the download stopped ({error}); run again to go on from there") from error
+    arrived = part.stat().st_size
+    if total is not None and arrived < total:
+        raise ConnectionError(
+            f"{url}: the download stopped at {arrived} of {total} bytes; run again to go on from there"
+        )
+    if sha256 is not None and (found := file_sha256(part)) != sha256.lower():
+        part.unlink()
+        raise ValueError(
+            f"{url}: SHA-256 is {found}, expected {sha256}; the file was removed, run again to fetch it anew"
+        )
+    os.replace(part, path)
+    return path
+
+
+def extract(archive: Path, folder: Path) -> Path:
+    """Unpack the tar `archive` to `folder`, which must not exist, and return `folder`.
+
+    Members that would land outside of the folder, and links and devices, are refused (Python's "data" filter, PEP 706).
+    Raises ValueError, and removes `archive`, where it is damaged or unsafe.
+    """
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tqdm(tar, unit=" files", desc=f"unpack {archive.name}"):
+                tar.extract(member, part, filter="data")
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        shutil.rmtree(part)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # a full disk or a missing permission, not the archive's fault
+        archive.unlink()
+        raise ValueError(
+            f"{archive}: cannot be unpacked ({error}); it was removed, run again to fetch it anew"
+        ) from error
+    os.replace(part, folder)
+    return folder
+
+
+def verify(folder: Path, checksums: Path) -> list[str]:
+    """The file names listed in `checksums` (lines of `sha256sum`), after checking that `folder` holds each unchanged.
+
+    Raises ValueError that names the folder and the first missing or changed files.
+    """
+    names, bad = [], []
+    for line in checksums.read_text().splitlines():
+        digest, name = line.split(maxsplit=1)
+        names.append(name)
+        file = folder / name
+        if not file.is_file():
+            bad.append(f"{name} (missing)")
+        elif file_sha256(file) != digest:
+            bad.append(f"{name} (changed)")
+    if bad:
+        shown = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
+        raise ValueError(f"{folder}: {len(bad)} of {len(names)} files are not those of {checksums.name}: {shown}")
+    return names
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of the file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
