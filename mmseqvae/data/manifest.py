@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,7 @@ def read_manifest(path: str | Path, wanted: Mapping[str, str] = KNOWN, required:
 
 def hashed_split(identity: str) -> str:
     """train, valid or test for 90, 5 and 5 % of ids, by SHA-256: other rows and their order change nothing."""
-    share = int.from_bytes(hashlib.sha256(identity.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
+    share = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") / 2**64
     return "train" if share < 0.90 else "valid" if share < 0.95 else "test"
 
 
@@ -164,6 +165,9 @@ def _read_row(
     if "id" in cells and plain["id"] is None and not wrong:
         wrong.append("the id is empty")
     identity = plain["id"] or number
+    if not _is_unicode(identity):
+        wrong.append("the id is not valid Unicode (a lone surrogate)")
+        identity = ascii(identity)
     split = plain["split"] or hashed_split(identity)
     if split not in SPLITS:
         wrong.append(f"split is {split!r}, must be one of {', '.join(SPLITS)}")
@@ -178,6 +182,8 @@ def _read_row(
         elif kind not in FILES:
             if value:
                 present[name] = value
+            if not _is_unicode(value):
+                wrong.append(f"{name} is not valid Unicode (a lone surrogate)")
         elif value.strip():
             file = folder / value.strip()
             present[name] = str(file)
@@ -189,10 +195,20 @@ def _read_row(
     return Row(line, identity, split, plain["label"], present), wrong
 
 
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _file_trouble(file: Path) -> str | None:
     try:
         if not file.is_file():
             return "file is missing"
+        if not os.access(file, os.R_OK):
+            return "file may not be read"
         return None if file.stat().st_size else "file is empty"
     except (OSError, ValueError) as error:  # not allowed to look, name too long, or a NUL in it
         return str(error)

@@ -1,0 +1,41 @@
+"""Manifest -> features -> batches. Lazy, so that importing one file of this folder loads no other."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmseqvae.data.batches import Batch, BucketBatchSampler, SequenceDataset, make_loader
+    from mmseqvae.data.corpus import Corpus, decode_items, encode_items, prepare
+    from mmseqvae.data.features import FrontEnd, front_end_from_dict
+    from mmseqvae.data.manifest import ManifestError, read_manifest
+
+__all__ = [
+    "Batch",
+    "BucketBatchSampler",
+    "Corpus",
+    "FrontEnd",
+    "ManifestError",
+    "SequenceDataset",
+    "decode_items",
+    "encode_items",
+    "front_end_from_dict",
+    "make_loader",
+    "prepare",
+    "read_manifest",
+]
+
+_HOME = {
+    "batches": ("Batch", "BucketBatchSampler", "SequenceDataset", "make_loader"),
+    "corpus": ("Corpus", "decode_items", "encode_items", "prepare"),
+    "features": ("FrontEnd", "front_end_from_dict"),
+    "manifest": ("ManifestError", "read_manifest"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(import_module(f"mmseqvae.data.{module}"), name)
+    raise AttributeError(f"module 'mmseqvae.data' has no attribute {name!r}")

@@ -1,0 +1,241 @@
+"""A manifest to a corpus: front ends fitted on its training split, and a data set of every split."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmseqvae.audio import LogMel
+from mmseqvae.config import CACHE_DIR, LogMelConfig
+from mmseqvae.data.batches import Batch, Column, SequenceDataset
+from mmseqvae.data.features import FrontEnd, compute, digests
+from mmseqvae.data.manifest import FILES, KNOWN, SPLITS, Manifest, ManifestError, Problem, Row, read_manifest
+from mmseqvae.data.store import Store
+from mmseqvae.frames import FrameArrays, Standard, channels_of
+from mmseqvae.sequence import Sequence
+from mmseqvae.text import Tokenizer
+
+MANIFEST_KINDS = {Tokenizer.kind: "tokens", LogMel.kind: "audio", FrameArrays.kind: "frames"}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """front_ends: modality name -> what turns user units into steps and back; datasets: "train", "valid", "test".
+
+    skipped: rows left out by `skip_bad`. unknown: modality -> symbols that the tokenizer lacks, with counts.
+    """
+
+    front_ends: dict[str, FrontEnd]
+    datasets: dict[str, SequenceDataset]
+    manifest: Manifest
+    skipped: list[Problem]
+    unknown: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def summary(self) -> list[str]:
+        """What was found, a line each: items of every split and modality, missing, skipped, unused, unknown symbols."""
+        lines = []
+        for split, dataset in self.datasets.items():
+            parts = []
+            for name in self.front_ends:
+                there = int((dataset.lengths(name) > 0).sum())
+                missing = len(dataset) - there
+                parts.append(f"{name} {there}" + (f" ({missing} missing)" if missing else ""))
+            lines.append(f"{split}: {len(dataset)} items; {', '.join(parts)}")
+        if self.skipped:
+            lines.append(f"skipped: {len(self.skipped)} bad rows")
+        if self.manifest.unused:
+            lines.append(f"unused columns: {', '.join(self.manifest.unused)}")
+        for name, symbols in self.unknown.items():
+            shown = ", ".join(f"{symbol!r} {count}" for symbol, count in symbols.most_common(10))
+            lines.append(f"{name}: {symbols.total()} unknown symbols, {len(symbols)} different ({shown})")
+        return lines
+
+
+def prepare(
+    manifest: str | Path,
+    *,
+    audio: LogMelConfig | None = None,
+    tokens: Collection[str] = (),
+    frames: Collection[str] = (),
+    front_ends: Mapping[str, FrontEnd] | None = None,
+    cache_dir: str | Path = CACHE_DIR,
+    skip_bad: bool = False,
+    workers: int | None = None,
+) -> Corpus:
+    """Read a manifest (see `read_manifest`), compute what features are not in the cache, and fit the front ends.
+
+    audio: settings of the log-mels; None means the defaults. tokens, frames: columns that are modalities besides `text`
+    and `audio`. front_ends: those of a trained run, used as they are instead of `audio`, `tokens` and `frames`; then a
+    modality that the manifest lacks is missing everywhere, and training rows are not needed.
+    skip_bad: leave bad rows out, listed in `Corpus.skipped`, rather than raise. workers: processes for the features.
+
+    Raises ManifestError naming the manifest, rows and files, ValueError for settings that do not fit together.
+    """
+    if front_ends is not None:
+        if audio is not None or tokens or frames:
+            raise ValueError("front_ends of a trained run settle audio, tokens and frames: pass one or the other")
+        wanted = {name: MANIFEST_KINDS[front_end.kind] for name, front_end in front_ends.items()}
+    else:
+        wanted = _wanted(tokens, frames)
+    table = read_manifest(manifest, wanted, required=[*tokens, *frames])
+    problems = list(table.problems)
+    if problems and not skip_bad:
+        raise ManifestError(table.complaint(problems))
+
+    known = dict(front_ends) if front_ends is not None else {}
+    stores: dict[str, Clips] = {}
+    bad: defaultdict[int, list[str]] = defaultdict(list)
+    for name in [name for name, kind in table.columns.items() if kind in FILES]:
+        cells = [(row, row.cells[name]) for row in table.rows if name in row.cells]
+        if front_ends is None:
+            known[name] = _new_front_end(table, name, [file for _, file in cells], audio or LogMelConfig())
+        stores[name] = Clips.of(known[name], name, [file for _, file in cells], cache_dir, workers)
+        for row, file in cells:
+            if stores[name].problem(file):
+                bad[row.row].append(f"{name} {file}: {stores[name].problem(file)}")
+    problems += [Problem(row.row, row.id, "; ".join(bad[row.row])) for row in table.rows if row.row in bad]
+    problems.sort()
+    if bad and not skip_bad:
+        raise ManifestError(table.complaint(problems))
+    rows = [row for row in table.rows if row.row not in bad]
+    if not rows:
+        raise ManifestError(f"no row is left. {table.complaint(problems)}")
+
+    if front_ends is None:
+        known = _fit(known, table, [row for row in rows if row.split == "train"], stores)
+    datasets = {split: _dataset([row for row in rows if row.split == split], known, stores) for split in SPLITS}
+    corpus = Corpus(known, datasets, table, problems, _unknown(known, rows))
+    for line in corpus.summary():
+        log.info("%s", line)
+    return corpus
+
+
+def encode_items(front_ends: Mapping[str, FrontEnd], items: Iterable[Mapping[str, Any]]) -> Batch:
+    """Items in user units, such as {"text": "seven", "audio": "seven.wav"} -> a batch, standardised.
+
+    Text is a string, audio a file or samples at the front end's rate, frames an .npy file or an array. What an item
+    lacks, or holds as None, is missing (length 0). Raises ValueError for a name that is no modality of `front_ends`.
+    """
+    rows = list(items)
+    foreign = sorted({name for row in rows for name in row} - front_ends.keys())
+    if foreign:
+        raise ValueError(f"{foreign} are no modalities of this model; it has {list(front_ends)}")
+    return {
+        name: Sequence.from_list(
+            [None if row.get(name) is None else front_end.encode(row[name]) for row in rows], _no_steps(front_end)
+        )
+        for name, front_end in front_ends.items()
+    }
+
+
+def decode_items(front_ends: Mapping[str, FrontEnd], batch: Batch) -> dict[str, list[Any]]:
+    """A batch -> text, samples and arrays in user units, a list of items a modality; None where missing."""
+    return {
+        name: [front_ends[name].decode(item.cpu()) if len(item) else None for item in sequence.items()]
+        for name, sequence in batch.items()
+    }
+
+
+@dataclass(frozen=True)
+class Clips:
+    """The frames of one modality's files: a store, and the digest by which it knows each path."""
+
+    store: Store
+    digests: dict[str, str]
+
+    @classmethod
+    def of(cls, front_end: FrontEnd, name: str, files: list[str], cache_dir: str | Path, workers: int | None) -> Clips:
+        if isinstance(front_end, Tokenizer):
+            raise TypeError(f"{name}: a tokenizer reads no files")
+        found = digests(files, name)
+        return cls(compute(front_end, found, name, cache_dir, workers), found)
+
+    def problem(self, file: str) -> str | None:
+        return self.store.problems.get(self.digests[file])
+
+    def clip(self, file: str) -> np.ndarray:
+        """[T, C] in the units of the features."""
+        return self.store.clip(self.digests[file])
+
+    def column(self, files: Iterable[str | None], standard: Standard) -> Column:
+        """The files as a column, None being missing."""
+        spans = [(0, 0) if file is None else self.store.span(self.digests[file]) for file in files]
+        starts, lengths = np.array(spans, np.int64).reshape(-1, 2).T
+        return Column(self.store.values, starts.copy(), lengths.copy(), standard)
+
+
+def _wanted(tokens: Collection[str], frames: Collection[str]) -> dict[str, str]:
+    """The modality columns to look for: name -> kind. Raises ValueError where the options contradict each other."""
+    if isinstance(tokens, str) or isinstance(frames, str):
+        raise ValueError(f"tokens ({tokens!r}) and frames ({frames!r}) are lists of column names")
+    twice = sorted({*tokens} & {*frames})
+    reserved = sorted({*tokens, *frames} & {"id", "split"})
+    if twice or reserved:
+        raise ValueError(f"columns {twice or reserved} cannot be " + ("tokens and frames" if twice else "modalities"))
+    return {**KNOWN, **dict.fromkeys(tokens, "tokens"), **dict.fromkeys(frames, "frames")}
+
+
+def _new_front_end(table: Manifest, name: str, files: list[str], audio: LogMelConfig) -> LogMel | FrameArrays:
+    if table.columns[name] == "audio":
+        front_end = LogMel(audio)
+        _ = front_end.basis  # settings that cannot work are known before any file is read
+        return front_end
+    channels = Counter(found for found in map(channels_of, files) if found)
+    if not channels:
+        raise ManifestError(f"{table.path}: no file in column {name!r} is an .npy array [T, C]")
+    return FrameArrays(channels.most_common(1)[0][0])
+
+
+def _fit(
+    known: Mapping[str, FrontEnd], table: Manifest, rows: list[Row], stores: Mapping[str, Clips]
+) -> dict[str, FrontEnd]:
+    """Tokenizers trained and frames standardised on the training `rows`; in the order of the manifest's columns."""
+    if not rows:
+        raise ManifestError(f"{table.path}: no row is in the split train, so there is nothing to learn from")
+    fitted: dict[str, FrontEnd] = {}
+    for name in table.columns:
+        cells = [row.cells[name] for row in rows if name in row.cells]
+        if not cells:
+            raise ManifestError(f"{table.path}: column {name!r} is empty in every row of the split train")
+        front_end = known.get(name) or Tokenizer.train(cells)
+        if not isinstance(front_end, Tokenizer):
+            front_end.fit(stores[name].clip(file) for file in cells)
+        fitted[name] = front_end
+    return fitted
+
+
+def _dataset(rows: list[Row], front_ends: Mapping[str, FrontEnd], stores: Mapping[str, Clips]) -> SequenceDataset:
+    columns = {}
+    for name, front_end in front_ends.items():
+        cells = [row.cells.get(name) for row in rows]
+        if isinstance(front_end, Tokenizer):
+            tokens = [None if cell is None else front_end.encode(cell) for cell in cells]
+            columns[name] = Column.of(tokens, _no_steps(front_end))
+        elif name in stores:
+            columns[name] = stores[name].column(cells, front_end.fitted)
+        else:
+            columns[name] = Column.of(len(rows) * [None], _no_steps(front_end))
+    return SequenceDataset([row.id for row in rows], [row.label for row in rows], columns)
+
+
+def _no_steps(front_end: FrontEnd) -> torch.Tensor:
+    """A sequence of no steps, of the type and channels that the front end gives."""
+    return torch.zeros(0, dtype=torch.long) if isinstance(front_end, Tokenizer) else torch.zeros(0, front_end.channels)
+
+
+def _unknown(front_ends: Mapping[str, FrontEnd], rows: list[Row]) -> dict[str, Counter[str]]:
+    found = {
+        name: sum((front_end.unknown(row.cells[name]) for row in rows if name in row.cells), Counter[str]())
+        for name, front_end in front_ends.items()
+        if isinstance(front_end, Tokenizer)
+    }
+    return {name: symbols for name, symbols in found.items() if symbols}
