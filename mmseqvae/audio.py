@@ -18,6 +18,7 @@ from mmseqvae.config import LogMelConfig
 from mmseqvae.frames import FrontEnd, Standard
 
 LEAST_STEP = 2.0**-15  # one step of 16-bit audio
+LARGEST_OGG_PAGE = 27 + 255 + 255 * 255  # bytes: header, table of segments, segments
 STREAMED = 0x7FFF0000  # sizes from here on are what programs write into a header before they know the true one
 
 
@@ -62,23 +63,34 @@ def _resampled(wave: np.ndarray, rate: int, wanted: int, name: str) -> np.ndarra
 
 
 def _cut_short(path: Path) -> bool:
-    """Whether a RIFF (wav) or AIFF file ends before its sound does.
+    """Whether a RIFF (wav), AIFF or Ogg file ends before its sound does; other formats fail, or read short, themselves.
 
-    libsndfile hides this: it trusts the size of the file and shortens the header's count without a word.
+    libsndfile hides it: it believes the size of the file and shortens the header's count without a word.
     """
+    size = path.stat().st_size
     with path.open("rb") as file:
-        order = {b"RIFF": "<", b"FORM": ">"}.get(file.read(4), "")
-        if not order:
-            return False  # other formats fail, or read fewer frames than announced
-        size = path.stat().st_size
+        name = file.read(4)
+        if name == b"OggS":
+            file.seek(max(0, size - LARGEST_OGG_PAGE))
+            return not _ends_a_stream(file.read())
+        order = {b"RIFF": "<", b"FORM": ">"}.get(name)
         start = 12  # chunks are: name (4 bytes), length (4 bytes), content, padded to an even length
-        while start + 8 <= size:
+        while order and start + 8 <= size:
             file.seek(start)
             name, length = struct.unpack(f"{order}4sI", file.read(8))
             if name in (b"data", b"SSND"):
                 return length < STREAMED and start + 8 + length > size
             start += 8 + length + length % 2
-    return True
+    return order is not None
+
+
+def _ends_a_stream(tail: bytes) -> bool:
+    """Whether the last bytes of an Ogg file are a whole page that is marked as the last (RFC 3533, section 6)."""
+    start = tail.rfind(b"OggS")
+    if start < 0 or len(tail) < start + 27:
+        return False
+    flags, segments = tail[start + 5], tail[start + 26]
+    return bool(flags & 4) and start + 27 + segments + sum(tail[start + 27 :][:segments]) <= len(tail)
 
 
 def write_audio(path: str | Path, wave: np.ndarray | Tensor, sample_rate: int) -> None:
@@ -86,13 +98,16 @@ def write_audio(path: str | Path, wave: np.ndarray | Tensor, sample_rate: int) -
     import soundfile
 
     path = Path(path)
-    samples = np.clip(np.asarray(wave, np.float32), -1, 1 - LEAST_STEP)
+    samples = np.asarray(wave, np.float32)
     if samples.ndim != 1 or not np.isfinite(samples).all():
         raise AudioError(f"{path}: [N] finite samples are needed, got shape {samples.shape}")
+    steps = np.rint(np.clip(samples, -1, 1 - LEAST_STEP) / LEAST_STEP).astype(
+        np.int16
+    )  # libsndfile cuts
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        soundfile.write(temporary, samples, sample_rate, subtype="PCM_16")
+        soundfile.write(temporary, steps, sample_rate, subtype="PCM_16")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
