@@ -88,7 +88,7 @@ def prepare(
         wanted = _wanted(tokens, frames)
     table = read_manifest(manifest, wanted, required=[*tokens, *frames])
     problems = list(table.problems)
-    if problems and not skip_bad:
+    if problems and not (skip_bad and table.rows):
         raise ManifestError(table.complaint(problems))
 
     known = dict(front_ends) if front_ends is not None else {}
@@ -104,11 +104,9 @@ def prepare(
                 bad[row.row].append(f"{name} {file}: {stores[name].problem(file)}")
     problems += [Problem(row.row, row.id, "; ".join(bad[row.row])) for row in table.rows if row.row in bad]
     problems.sort()
-    if bad and not skip_bad:
-        raise ManifestError(table.complaint(problems))
     rows = [row for row in table.rows if row.row not in bad]
-    if not rows:
-        raise ManifestError(f"no row is left. {table.complaint(problems)}")
+    if bad and not (skip_bad and rows):
+        raise ManifestError(table.complaint(problems))
 
     if front_ends is None:
         known = _fit(known, table, [row for row in rows if row.split == "train"], stores)

@@ -67,7 +67,9 @@ def compute(
         log.info("%s: features of %d files are in %s", name, len(files), folder)
         return store
 
-    paths = {digest: path for path, digest in reversed(files.items())}  # each content once, by its first path
+    paths: dict[str, str] = {}
+    for path, digest in files.items():
+        paths.setdefault(digest, path)  # each content once
     with StoreWriter(folder, front_end.channels, settings) as writer:
         for sibling in sorted(family.iterdir()):
             older = Store.open_or_none(sibling)
