@@ -101,9 +101,7 @@ def write_audio(path: str | Path, wave: np.ndarray | Tensor, sample_rate: int) -
     samples = np.asarray(wave, np.float32)
     if samples.ndim != 1 or not np.isfinite(samples).all():
         raise AudioError(f"{path}: [N] finite samples are needed, got shape {samples.shape}")
-    steps = np.rint(np.clip(samples, -1, 1 - LEAST_STEP) / LEAST_STEP).astype(
-        np.int16
-    )  # libsndfile cuts
+    steps = np.rint(np.clip(samples, -1, 1 - LEAST_STEP) / LEAST_STEP).astype(np.int16)  # libsndfile cuts
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
