@@ -8,6 +8,7 @@ Both give a proper law over sequences of every length up to `max_steps`: probabi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -56,17 +57,17 @@ def _at_scored(mask: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def _flatten_draws(z: Tensor, x: Sequence) -> tuple[Tensor, Sequence, tuple[int, ...]]:
-    """z [..., B, D] and a Sequence of B -> z [N, D], a Sequence of N, and the leading shape [...]."""
-    lead = tuple(z.shape[:-2])
-    if z.shape[-2] != len(x):
-        raise ValueError(f"latent of {z.shape[-2]} rows, but {len(x)} sequences")
-    times = lead and int(torch.Size(lead).numel()) or 1
+    """z [..., B, D] and a Sequence of B -> z [N, D], a Sequence of N, and the shape of the rows [..., B]."""
+    rows = tuple(z.shape[:-1])
+    if rows[-1] != len(x):
+        raise ValueError(f"latent of {rows[-1]} rows, but {len(x)} sequences")
+    times = math.prod(rows[:-1])
 
     def stack(t: Tensor) -> Tensor:
         return repeat(t, "b ... -> (k b) ...", k=times)
 
     observed = None if x.observed is None else stack(x.observed)
-    return z.reshape(-1, z.shape[-1]), Sequence(stack(x.values), stack(x.lengths), observed), lead
+    return z.reshape(-1, z.shape[-1]), Sequence(stack(x.values), stack(x.lengths), observed), rows
 
 
 class TokenDecoder(nn.Module):
@@ -108,9 +109,9 @@ class TokenDecoder(nn.Module):
 
         Raises ValueError where a sequence is longer than `max_steps`.
         """
-        z, x, lead = _flatten_draws(z, x)
+        z, x, rows = _flatten_draws(z, x)
         _check_lengths(x, self.max_steps)
-        previous = F.pad(x.filled(self.hidden_token), (1, -1), value=self.start_token)
+        previous = F.pad(x.filled(self.hidden_token), (1, 0), value=self.start_token)[:, : x.steps]
         hidden = self.net(z, self.embedding(self._corrupt(previous)), x.lengths)
 
         def scored(index: Tensor) -> Tensor:
@@ -118,7 +119,7 @@ class TokenDecoder(nn.Module):
             last = index % x.steps == self.max_steps - 1
             return categorical_log_prob(self._force_end(logits, last[:, None]), x.values.flatten()[index])
 
-        return _at_scored(x.mask, scored).reshape(*lead, -1, x.steps)
+        return _at_scored(x.mask, scored).reshape(*rows, x.steps)
 
     def sample(self, z: Tensor, how: TokenSampling, generator: torch.Generator | None = None) -> Sequence:
         """Free-running draws, one a row: z [N, D] -> Sequence of N that ends in `end`."""
@@ -212,10 +213,10 @@ class FrameDecoder(nn.Module):
 
         0 where not scored. Raises ValueError where a sequence is longer than `max_steps`.
         """
-        z, x, lead = _flatten_draws(z, x)
+        z, x, rows = _flatten_draws(z, x)
         _check_lengths(x, self.max_steps)
         hidden = self.hidden(z, x)
-        return (self._frame_terms(hidden, x) + self._end_terms(hidden, x)).reshape(*lead, -1, x.steps)
+        return (self._frame_terms(hidden, x) + self._end_terms(hidden, x)).reshape(*rows, x.steps)
 
     def floor_hits(self, z: Tensor, x: Sequence) -> Tensor:
         """Share of scored frames' channels whose scale sits on its floor: z [B, D], x of B -> [B]."""

@@ -35,7 +35,8 @@ class Encoded:
 
     def posterior(self, given: Iterable[str] | None = None) -> Gaussian:
         """Product of the experts in `given` (default: all of them) with N(0, I) as base expert -> [B, D]."""
-        names = [name for name in self.experts if given is None or name in set(given)]
+        chosen = set(self.experts if given is None else [given] if isinstance(given, str) else given)
+        names = [name for name in self.experts if name in chosen]
         if not names:
             return Gaussian.standard_like(self.like)
         experts = Gaussian(

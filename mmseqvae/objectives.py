@@ -81,7 +81,7 @@ def coordinated(
     encoded = model.encode(batch)
     q = encoded.posterior()
     singles = {name: encoded.posterior([name]) for name in encoded.experts}
-    several = torch.stack([p.long() for p in encoded.present.values()]).sum(0) > 1
+    several = torch.as_tensor(sum(p.long() for p in encoded.present.values())) > 1
     useful = {name: several & encoded.present[name] for name in singles}
 
     tokens = [name for name in model.writable if isinstance(model.modalities[name].decoder, TokenDecoder)]

@@ -141,7 +141,7 @@ def _call(rnn: nn.RNNBase, x: Tensor, state: State | None) -> tuple[Tensor, Stat
 def reverse(x: Tensor, lengths: Tensor) -> Tensor:
     """Turn round the first `length` steps of each row of [T, B, C]; the padding stays where it is."""
     t = torch.arange(x.shape[0], device=x.device)[:, None]
-    index = torch.where(t < lengths, lengths - 1 - t, t)
+    index = torch.where(step_mask(lengths, len(x)).T, lengths - 1 - t, t)
     return x.gather(0, index[..., None].expand_as(x))
 
 
