@@ -2,8 +2,8 @@
 
 espeak-ng is GPL-3 and comes with the optional extra `synth`; this library never loads it. This same file, run as a
 script, is the worker that does: utterances go in as JSON, WAV files come out. A fresh worker speaks each shard of
-`SHARD` utterances in order, because espeak-ng carries state from one utterance to the next: only so is the result
-bit-identical whenever the utterances are, however many workers run (and two threads in one process would abort it).
+`SHARD` utterances in order, seeded, because espeak-ng carries state from one utterance to the next: only so is the
+result bit-identical whenever the utterances are, however many workers run (two threads in one process would abort it).
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def synthesise(jobs: Mapping[str, Utterance], folder: Path, rate: int = 8000, pr
     """Speak every utterance of `jobs` (file stem -> utterance) to `folder`/<stem>.wav and return these paths in order.
 
     Mono 16-bit WAV at `rate` Hz, silence trimmed to 20 ms at both ends, peak 0.5. Bit-identical for the same jobs.
-    Raises ModuleNotFoundError without the `synth` extra, ValueError for an unknown voice, RuntimeError where a worker fails.
+    Raises ModuleNotFoundError without the `synth` extra, ValueError for an unknown voice, RuntimeError where a worker
+    fails.
     """
     data = espeak_data()
     for voice in {utterance.voice for utterance in jobs.values()}:
@@ -72,7 +73,8 @@ def synthesise(jobs: Mapping[str, Utterance], folder: Path, rate: int = 8000, pr
                 bar.update()
 
         orders = [
-            {"folder": str(folder), "rate": rate, "jobs": {name: asdict(jobs[name]) for name in shard}} for shard in shards
+            {"folder": str(folder), "rate": rate, "jobs": {name: asdict(jobs[name]) for name in shard}}
+            for shard in shards
         ]
         for _ in pool.map(lambda order: run_worker(order, spoken), orders):
             pass  # waits, and raises what a worker raised
@@ -84,7 +86,11 @@ def run_worker(order: dict[str, object], spoken: Callable[[], None]) -> None:
     # -P: the package's own folder must not come first in the worker's search path.
     with tempfile.TemporaryFile("w+") as complaints:
         worker = subprocess.Popen(
-            [sys.executable, "-P", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True
+            [sys.executable, "-P", __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            text=True,
         )
         assert worker.stdin is not None
         assert worker.stdout is not None
@@ -110,11 +116,13 @@ def espeak_data() -> Path:
 
 
 def check_voice(voice: str, data: Path) -> None:
-    """Raise ValueError unless `voice` exists, since espeak-ng answers an unknown variant with the plain voice, silently."""
+    """Raise ValueError unless `voice` exists: for an unknown variant espeak-ng would silently take the plain voice."""
     language, _, variant = voice.partition("+")
     languages = {file.name.lower(): file.name for file in (data / "lang").rglob("*") if file.is_file()}
     if language.lower() not in languages:
-        raise ValueError(f"voice {voice!r}: no language {language!r} in espeak-ng; it has {', '.join(sorted(languages))}")
+        raise ValueError(
+            f"voice {voice!r}: no language {language!r} in espeak-ng; it has {', '.join(sorted(languages))}"
+        )
     variants = sorted(file.name for file in (data / "voices" / "!v").iterdir())
     if variant and variant not in variants:
         raise ValueError(f"voice {voice!r}: no variant {variant!r} in espeak-ng; it has {', '.join(variants)}")
@@ -161,6 +169,7 @@ def work() -> None:
     source_rate = library.espeak_Initialize(synchronous, 0, espeakng_loader.get_data_path().encode(), 0)
     if source_rate <= 0:
         raise SystemExit("espeak_Initialize found no voices")
+    library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # else breath and roughness are seeded with the time of day
     library.espeak_SetSynthCallback(collect)
     for name, job in order["jobs"].items():
         chunks.clear()

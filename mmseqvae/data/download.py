@@ -1,6 +1,6 @@
 """Fetch an archive once: resumed after an interruption, checked, and unpacked without trusting what is in it.
 
-Everything is written under a temporary name and moved into place when whole, so a file or folder that exists is complete.
+Everything is written under a temporary name and moved into place when whole: a file or folder that exists is complete.
 """
 
 from __future__ import annotations
