@@ -27,6 +27,7 @@ import soundfile
 import soxr
 from tqdm import tqdm
 
+FORMAT = 1  # to be raised whenever a change to this file makes the same utterances sound otherwise, for caches to see
 SHARD = 100  # utterances a worker process; changing it changes the recordings
 VOLUME = 40  # espeak-ng clips some voices at its default of 100
 PEAK = 0.5  # of full scale, for every recording

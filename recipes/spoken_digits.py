@@ -27,7 +27,7 @@ import numpy as np
 from jsonargparse import auto_cli
 
 from mmseqvae.data.download import download, extract, verify
-from mmseqvae.synth import Utterance, synthesise
+from mmseqvae.synth import FORMAT, Utterance, synthesise
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -80,7 +80,8 @@ def utterances(seed: int) -> dict[str, Utterance]:
 def prepare_synth(folder: Path, seed: int = 0, holdout: bool = False) -> Path:
     """Speak the digits into a folder of their own in `folder`, unless they are there; return the manifest's path."""
     plan = utterances(seed)
-    content = json.dumps({id: asdict(utterance) for id, utterance in plan.items()}, indent=0)
+    spoken = {id: asdict(utterance) for id, utterance in plan.items()}
+    content = json.dumps({"format": FORMAT, "utterances": spoken}, indent=0)
     folder = folder / f"digits-synth-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
     audio = [folder / "recordings" / f"{id}.wav" for id in plan]
     done = folder / "utterances.json"  # written last: where it is, every recording was made
