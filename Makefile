@@ -1,0 +1,40 @@
+# make demo   a trained model of spoken digits, with sounds, pictures and figures
+# make test   lint, types and the whole test suite
+PYTHON ?= python3
+SOURCE ?= synth
+VENV := .venv
+BIN := $(VENV)/bin
+DATA_DIR ?=
+
+.PHONY: demo test lint format table clean
+
+demo: $(VENV)/demo
+	$(BIN)/python -m recipes.spoken_digits --source $(SOURCE) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+
+test: $(VENV)/dev lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+table: $(VENV)/demo  # the README's results: three seeds on the real recordings
+	$(BIN)/python -m benchmarks.spoken_digits --source $(SOURCE) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+
+$(VENV)/demo: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -e '.[bench]'
+	touch $@
+
+$(VENV)/dev: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -e '.[dev]'
+	touch $@ $(VENV)/demo
+
+clean:
+	rm -rf $(VENV) .cache runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
