@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 CACHE_DIR = ".cache/mmseqvae"
 
@@ -55,3 +55,84 @@ class LogMelConfig:
     @property
     def frames_per_second(self) -> float:
         return self.sample_rate / self.hop_length
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The networks that `mmseqvae.pretrained.build` makes for the modalities of a corpus.
+
+    latent: D. rnn: "tanh", "gru" or "lstm", everywhere. layers: recurrent layers, everywhere. bidirectional, pooling
+    ("last", "mean" or "max"): of the encoders. dropout: between layers and before last layers.
+    token_embedding, token_encoder, token_decoder: sizes for tokens; frame_encoder, frame_inputs, frame_decoder: sizes
+    for frames. reduction: frames that are read and written a recurrent step.
+    likelihood: "normal", "laplace" or "bernoulli" frames (bernoulli for 0/1 data, which is not standardised);
+    scale: "fixed" at 1, "learnt" per channel or "predicted" per step; scale_floor: its least value.
+    input_dropout, input_noise: share of the decoders' past that is hidden in training, and noise on past frames in
+    standard deviations, so that the latent is used. longest: room beyond the longest training sequence, as a factor.
+    """
+
+    latent: int = 32
+    rnn: str = "gru"
+    layers: int = 1
+    bidirectional: bool = True
+    pooling: str = "last"
+    dropout: float = 0.0
+    token_embedding: int = 32
+    token_encoder: int = 32
+    token_decoder: int = 64
+    frame_encoder: int = 96
+    frame_inputs: int = 128
+    frame_decoder: int = 192
+    reduction: int = 2
+    likelihood: str = "normal"
+    scale: str = "learnt"
+    scale_floor: float = 0.01
+    input_dropout: float = 0.4
+    input_noise: float = 0.3
+    longest: float = 1.25
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is maximised; see `mmseqvae.objectives`.
+
+    name: "coordinated" or "elbo". beta: weight of the KL to the prior, warmed up linearly from a tenth of it over
+    beta_warm_up steps. free_bits: nats a latent dimension that cost the same. coordination: weight of the KL between
+    joint and single posteriors ("coordinated" only). token_weight: weight of every token modality's reconstruction;
+    a word is a few nats beside a thousand of log-mels. weights: {modality: weight}, over token_weight.
+    """
+
+    name: str = "coordinated"
+    beta: float = 1.0
+    beta_warm_up: int = 600
+    free_bits: float = 0.0
+    coordination: float = 1.0
+    token_weight: float = 30.0
+    weights: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long and how fast.
+
+    epochs, batch_size; learning_rate: peak of Adam, warmed up over warm_up steps, then half a cosine down to 2 %.
+    clip: largest norm of the gradient, in nats an item. l1, l2: penalties on the weight matrices, l1 sum |w| and
+    l2 / 2 sum w^2, in nats. ema: decay of the averaged weights that are kept, 0 to keep the last ones.
+    patience: epochs without improvement of `monitor` before stopping, None to never stop early.
+    monitor: "valid/elbo" or another logged quantity that should rise. components: of the mixture fitted to training
+    posteriors at the end. seed: of everything random. threads: of torch, None for its own choice.
+    """
+
+    epochs: int = 60
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    warm_up: int = 100
+    clip: float = 1000.0
+    l1: float = 0.0
+    l2: float = 0.0
+    ema: float = 0.998
+    patience: int | None = None
+    monitor: str = "valid/elbo"
+    components: int = 50
+    seed: int = 0
+    threads: int | None = None

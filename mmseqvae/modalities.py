@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
+from mmseqvae.config import ModelConfig
 from mmseqvae.decoders import FrameDecoder, TokenDecoder
 from mmseqvae.encoders import FrameEncoder, TokenEncoder
+from mmseqvae.likelihoods import FRAME_LIKELIHOODS
 
 Encoder = TokenEncoder | FrameEncoder
 Decoder = TokenDecoder | FrameDecoder
@@ -37,3 +41,61 @@ class Modality(nn.Module):
         self.latent = sizes.pop()
         self.encoder, self.decoder = encoder, decoder
         self.reads, self.writes = reads, writes
+
+
+def tokens(vocabulary: int, end: int, longest: int, config: ModelConfig) -> Modality:
+    """Encoder and decoder of tokens 0..vocabulary-1 that end with `end`; `longest` counts it."""
+    return Modality(
+        TokenEncoder(
+            vocabulary,
+            config.latent,
+            embedding=config.token_embedding,
+            hidden=config.token_encoder,
+            **_recurrent(config),
+            bidirectional=config.bidirectional,
+            pooling=config.pooling,
+        ),
+        TokenDecoder(
+            vocabulary,
+            config.latent,
+            end=end,
+            max_steps=longest,
+            embedding=config.token_embedding,
+            hidden=config.token_decoder,
+            **_recurrent(config),
+            input_dropout=config.input_dropout,
+        ),
+    )
+
+
+def frames(channels: int, longest: int, config: ModelConfig) -> Modality:
+    """Encoder and decoder of frames [T, channels], at most `longest` of them."""
+    if config.likelihood not in FRAME_LIKELIHOODS:
+        raise ValueError(f"likelihood must be one of {', '.join(FRAME_LIKELIHOODS)}, got {config.likelihood!r}")
+    scale = {} if config.likelihood == "bernoulli" else {"scale_kind": config.scale, "floor": config.scale_floor}
+    return Modality(
+        FrameEncoder(
+            channels,
+            config.latent,
+            hidden=config.frame_encoder,
+            **_recurrent(config),
+            bidirectional=config.bidirectional,
+            pooling=config.pooling,
+            reduction=config.reduction,
+        ),
+        FrameDecoder(
+            FRAME_LIKELIHOODS[config.likelihood](channels, **scale),
+            config.latent,
+            max_steps=longest,
+            reduction=config.reduction,
+            inputs=config.frame_inputs,
+            hidden=config.frame_decoder,
+            **_recurrent(config),
+            input_dropout=config.input_dropout,
+            input_noise=config.input_noise,
+        ),
+    )
+
+
+def _recurrent(config: ModelConfig) -> dict[str, Any]:
+    return {"kind": config.rnn, "layers": config.layers, "dropout": config.dropout}

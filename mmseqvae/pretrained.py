@@ -1,0 +1,189 @@
+"""A trained model in user units, and its folder: weights, configuration and front ends, loaded without running code."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mmseqvae.config import ModelConfig
+from mmseqvae.data import FrontEnd, SequenceDataset, decode_items, encode_items, front_end_from_dict, make_loader
+from mmseqvae.modalities import frames, tokens
+from mmseqvae.model import MultimodalVAE
+from mmseqvae.priors import Mixture
+from mmseqvae.sampling import Sampling
+from mmseqvae.sequence import Sequence
+from mmseqvae.text import Tokenizer
+
+FORMAT_VERSION = 1
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def build(front_ends: Mapping[str, FrontEnd], longest: Mapping[str, int], config: ModelConfig) -> MultimodalVAE:
+    """A new model with one modality a front end; `longest` is the hard limit of each modality's steps."""
+    modalities = {}
+    for name, front_end in front_ends.items():
+        if isinstance(front_end, Tokenizer):
+            modalities[name] = tokens(front_end.vocabulary_size, front_end.end_id, longest[name], config)
+        else:
+            modalities[name] = frames(front_end.channels, longest[name], config)
+    return MultimodalVAE(modalities)
+
+
+@dataclass
+class Trained:
+    """A model with what turns user units (strings, samples or files, arrays) into sequences and back.
+
+    longest: {modality: most steps}, with `config` and `front_ends` all that is needed to build the model again.
+    """
+
+    model: MultimodalVAE
+    front_ends: dict[str, FrontEnd]
+    longest: dict[str, int]
+    config: ModelConfig
+
+    def generate(
+        self,
+        want: str | Iterable[str] | None = None,
+        samples: int = 1,
+        decode: Mapping[str, Sampling] | None = None,
+        seed: int | None = None,
+        **given: Any,
+    ) -> dict[str, list[Any]]:
+        """Draws of the wanted modalities from what is given: `generate(text="seven", want="audio", samples=5)`.
+
+        Returns {name: [item, ...]}: strings, samples [N] float32 at the front end's rate, arrays [T, C]. Raises
+        ValueError for names that are no modalities and TypeError for an item of the wrong type.
+        """
+        self.model.eval()
+        batch = encode_items(self.front_ends, [given])
+        made = self.model.generate(batch, _names(want), list(given), samples, decode, _generator(seed))
+        return decode_items(self.front_ends, made)
+
+    def sample(
+        self,
+        n: int,
+        want: str | Iterable[str] | None = None,
+        decode: Mapping[str, Sampling] | None = None,
+        seed: int | None = None,
+    ) -> dict[str, list[Any]]:
+        """n matching items of the wanted modalities from the model's prior, in user units."""
+        self.model.eval()
+        return decode_items(
+            self.front_ends, self.model.sample(n, _names(want), decode=decode, generator=_generator(seed))
+        )
+
+    def interpolate(
+        self,
+        a: Mapping[str, Any],
+        b: Mapping[str, Any],
+        steps: int,
+        want: str | Iterable[str] | None = None,
+        decode: Mapping[str, Sampling] | None = None,
+        seed: int | None = None,
+    ) -> dict[str, list[Any]]:
+        """`steps` items on the line between the posterior means of items a and b, such as {"text": "one"}."""
+        self.model.eval()
+        ends = [encode_items(self.front_ends, [item]) for item in (a, b)]
+        made = self.model.interpolate(ends[0], ends[1], steps, _names(want), decode, _generator(seed))
+        return decode_items(self.front_ends, made)
+
+    @torch.no_grad()
+    def embed(self, items: Iterable[Mapping[str, Any]] | None = None, **given: Any) -> np.ndarray:
+        """Posterior means [N, D] of items such as [{"text": "one"}], or of one item given by keywords [1, D]."""
+        self.model.eval()
+        batch = encode_items(self.front_ends, [given] if items is None else items)
+        return self.model.posterior(batch).mean.cpu().numpy()
+
+    def save(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors` into `folder`, each under a temporary name first."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+        part = folder / f".{WEIGHTS}.{os.getpid()}"
+        save_file(weights, part)
+        part.replace(folder / WEIGHTS)
+        write_json(
+            folder / CONFIG,
+            {
+                "format_version": FORMAT_VERSION,
+                "model": asdict(self.config),
+                "longest": self.longest,
+                "components": 0 if self.model.fitted is None else len(self.model.fitted.log_weights),
+                "front_ends": {name: front_end.to_dict() for name, front_end in self.front_ends.items()},
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Trained:
+        """Read what `save` wrote. No code in the files is run.
+
+        Raises FileNotFoundError where the folder or a file is missing, ValueError where one is damaged or of another
+        format version.
+        """
+        folder = Path(folder)
+        for name in (CONFIG, WEIGHTS):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder} is not the folder of a trained model: {name} is missing")
+        try:
+            state = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            version = state["format_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{folder / CONFIG} is damaged: {error!r}") from error
+        if version != FORMAT_VERSION:
+            raise ValueError(f"{folder / CONFIG} has format_version {version}; this release reads {FORMAT_VERSION}")
+        front_ends = {name: front_end_from_dict(item) for name, item in state["front_ends"].items()}
+        config = ModelConfig(**state["model"])
+        model = build(front_ends, state["longest"], config)
+        if state["components"]:
+            empty = torch.zeros(state["components"], config.latent)
+            model.fitted = Mixture(empty[:, 0], empty, empty.clone())
+        try:
+            model.load_state_dict(load_file(folder / WEIGHTS))
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(f"{folder / WEIGHTS} is damaged or does not fit {CONFIG}: {error}") from error
+        return cls(model.eval(), front_ends, state["longest"], config)
+
+
+def load(folder: str | Path) -> Trained:
+    """The trained model in a run directory: `mmseqvae.load("runs/spoken_digits-synth").generate(text="seven")`."""
+    return Trained.load(folder)
+
+
+@torch.no_grad()
+def posteriors(model: MultimodalVAE, dataset: SequenceDataset, given: list[str] | None = None) -> tuple[Tensor, Tensor]:
+    """Posterior means and log-variances of a data set, in its order: [N, D] each."""
+    model.eval()
+    device = model.standard.zero.device
+    parts = []
+    for batch in make_loader(dataset, 256, shuffle=False):
+        parts.append(model.posterior(to_device(batch, device), given))
+    return torch.cat([part.mean for part in parts]), torch.cat([part.logvar for part in parts])
+
+
+def to_device(batch: Mapping[str, Sequence], device: torch.device) -> dict[str, Sequence]:
+    return {view: sequence.to(device) for view, sequence in batch.items()}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON under a temporary name, then move it into place."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def _names(want: str | Iterable[str] | None) -> list[str] | None:
+    return None if want is None else [want] if isinstance(want, str) else list(want)
+
+
+def _generator(seed: int | None) -> torch.Generator | None:
+    return None if seed is None else torch.Generator().manual_seed(seed)

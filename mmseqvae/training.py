@@ -1,0 +1,209 @@
+"""The Lightning module and fit(): a corpus in, a trained model in its run directory out."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import warnings
+from collections.abc import Sequence as Many
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
+from mmseqvae.data import Corpus, make_loader
+from mmseqvae.gaussian import Gaussian
+from mmseqvae.measures import active_units
+from mmseqvae.model import Batch, MultimodalVAE
+from mmseqvae.objectives import OBJECTIVES, Terms
+from mmseqvae.pretrained import Trained, build, posteriors, to_device
+from mmseqvae.schedules import warm_up, warm_up_then_cosine
+from mmseqvae.text import Tokenizer
+
+log = logging.getLogger(__name__)
+
+
+class Training(lightning.LightningModule):
+    """One model, one objective, one optimiser. Loss: minus the mean over the batch of the objective, plus penalties."""
+
+    def __init__(
+        self, model: MultimodalVAE, objective: ObjectiveConfig, training: TrainingConfig, weights: dict[str, float],
+        total_steps: int,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if objective.name not in OBJECTIVES:
+            raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective.name!r}")
+        self.model, self.objective, self.training_config, self.weights = model, objective, training, weights
+        self.total_steps = total_steps
+        self.seen: list[Terms] = []
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        terms = self.terms(batch)
+        self.report("train", terms)
+        return self.penalty() - terms.objective.mean()
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        self.seen.append(self.terms(batch))
+
+    def terms(self, batch: Batch) -> Terms:
+        config = self.objective
+        beta = config.beta * warm_up(self.global_step, config.beta_warm_up, start=0.1)
+        chosen: dict[str, Any] = {"coordination": config.coordination} if config.name == "coordinated" else {}
+        return OBJECTIVES[config.name](
+            self.model, batch, beta=beta, free_bits=config.free_bits, weights=self.weights, **chosen
+        )
+
+    def penalty(self) -> Tensor:
+        """l1 sum |w| + l2 / 2 sum w^2 over weight matrices, in nats."""
+        l1, l2 = self.training_config.l1, self.training_config.l2
+        total = torch.zeros((), device=self.device)
+        for weight in self.model.parameters() if l1 or l2 else ():
+            if weight.ndim > 1:
+                total = total + l1 * weight.abs().sum() + l2 / 2 * weight.square().sum()
+        return total
+
+    def report(self, stage: str, terms: Terms) -> None:
+        """Log means over the items: the bound, and KL and reconstruction per modality, so that a collapse is seen."""
+        with torch.no_grad():
+            numbers = {"objective": terms.objective.mean(), "elbo": terms.elbo.mean(), "kl/joint": terms.kl.mean()}
+            numbers |= {f"reconstruction/{name}": value.mean() for name, value in terms.reconstruction.items()}
+            numbers |= {f"coordination/{name}": value.mean() for name, value in terms.coordination.items()}
+            numbers |= {f"kl/{name}": value.nanmean() for name, value in terms.expert_kl.items()}
+            size = len(terms.elbo)
+            shown = {"elbo", "kl/joint"}
+            for name, value in numbers.items():
+                self.log(
+                    f"{stage}/{name}", value, prog_bar=name in shown, on_step=False, on_epoch=True, batch_size=size
+                )
+
+    def on_validation_epoch_end(self) -> None:
+        if not self.seen:
+            return
+        seen, self.seen = self.seen, []
+        merged = Terms(
+            *(torch.cat([getattr(t, name) for t in seen]) for name in ("objective", "elbo")),
+            _merged([t.reconstruction for t in seen]),
+            torch.cat([t.kl for t in seen]),
+            *(_merged([getattr(t, name) for t in seen]) for name in ("coordination", "means", "expert_kl")),
+        )
+        self.report("valid", merged)
+        for name, means in merged.means.items():
+            there = means[~means.isnan().any(1)]
+            if len(there) > 1:
+                self.log(f"valid/active_units/{name}", float(active_units(there)))
+
+    def configure_optimizers(self) -> Any:
+        config = self.training_config
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: warm_up_then_cosine(step, config.warm_up, self.total_steps)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return to_device(batch, device)
+
+
+def fit(
+    corpus: Corpus,
+    out: str | Path,
+    *,
+    model: ModelConfig | None = None,
+    objective: ObjectiveConfig | None = None,
+    training: TrainingConfig | None = None,
+    progress: bool = True,
+) -> Trained:
+    """Train on `corpus.datasets["train"]`, fit the mixture prior, write the run directory `out`, return the model.
+
+    An interrupted training goes on from `out/checkpoints/last.ckpt`. Raises ValueError where `out` holds a training
+    with other settings, or where settings do not fit together, before anything is trained.
+    """
+    out = Path(out)
+    model, objective, training = model or ModelConfig(), objective or ObjectiveConfig(), training or TrainingConfig()
+    if training.threads:
+        torch.set_num_threads(training.threads)
+    lightning.seed_everything(training.seed, verbose=False)
+    datasets = {name: dataset for name, dataset in corpus.datasets.items() if len(dataset)}
+    longest = {
+        name: int(model.longest * max(int(d.lengths(name).max()) for d in datasets.values())) + 1
+        for name in corpus.front_ends
+    }
+    trained = Trained(build(corpus.front_ends, longest, model), corpus.front_ends, longest, model)
+    weights = {n: objective.token_weight for n, end in corpus.front_ends.items() if isinstance(end, Tokenizer)}
+    foreign = sorted(objective.weights.keys() - corpus.front_ends.keys())
+    if foreign:
+        raise ValueError(f"weights name {foreign}, which are no modalities; there are {list(corpus.front_ends)}")
+    if training.patience is not None and training.monitor.startswith("valid/") and "valid" not in datasets:
+        raise ValueError(f"patience watches {training.monitor}, but no row is in the split valid")
+
+    loader = make_loader(datasets["train"], training.batch_size, seed=training.seed)
+    steps = len(loader) * training.epochs
+    module = Training(trained.model, objective, training, weights | objective.weights, steps)
+    settings = {"model": asdict(model), "objective": asdict(objective), "training": asdict(training)}
+    checkpoint = _checkpoint_of(out, settings)
+    trainer = lightning.Trainer(
+        accelerator="auto", devices=1, max_epochs=training.epochs, gradient_clip_val=training.clip,
+        use_distributed_sampler=False, enable_model_summary=False, enable_progress_bar=progress,
+        logger=TensorBoardLogger(out, name="", version="tensorboard"), callbacks=_callbacks(out, training, progress),
+        log_every_n_steps=min(50, len(loader)), num_sanity_val_steps=0,
+    )  # fmt: skip
+    valid = make_loader(datasets["valid"], 256, shuffle=False) if "valid" in datasets else None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*(num_workers|does not have many workers|validation_step).*")
+        trainer.fit(module, loader, valid, ckpt_path=checkpoint, weights_only=True)
+
+    mean, logvar = posteriors(trained.model, datasets["train"])
+    draws = Gaussian(mean, logvar).rsample(generator=torch.Generator().manual_seed(training.seed))
+    trained.model.fit_prior(draws, training.components, training.seed)
+    trained.model.eval()
+    trained.save(out)
+    write_skipped(out, corpus.skipped)
+    return trained
+
+
+def write_skipped(out: Path, skipped: Many[Any]) -> None:
+    """`skipped.csv`: the rows that were left out and why; only a header where there are none."""
+    part = out / f".skipped.csv.{os.getpid()}"
+    with part.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("row", "id", "problem"), *skipped])
+    part.replace(out / "skipped.csv")
+
+
+def _callbacks(out: Path, training: TrainingConfig, progress: bool) -> list[lightning.Callback]:
+    callbacks: list[lightning.Callback] = [
+        ModelCheckpoint(out / "checkpoints", filename="last", save_top_k=1, enable_version_counter=False)
+    ]
+    if training.ema:
+        callbacks.append(EMAWeightAveraging(decay=training.ema))
+    if training.patience is not None:
+        callbacks.append(EarlyStopping(training.monitor, mode="max", patience=training.patience))
+    if progress:
+        callbacks.append(TQDMProgressBar(refresh_rate=10))
+    return callbacks
+
+
+def _checkpoint_of(out: Path, settings: dict[str, Any]) -> Path | None:
+    """Where to go on, if a training with the same settings was interrupted in `out`."""
+    import json
+
+    from mmseqvae.pretrained import write_json
+
+    out.mkdir(parents=True, exist_ok=True)
+    noted, checkpoint = out / "training.json", out / "checkpoints" / "last.ckpt"
+    if checkpoint.exists():
+        if not noted.exists() or json.loads(noted.read_text(encoding="utf-8")) != settings:
+            raise ValueError(f"{out} holds a training with other settings: choose another --out, or delete the folder")
+        return checkpoint
+    write_json(noted, settings)
+    return None
+
+
+def _merged(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
