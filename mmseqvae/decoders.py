@@ -238,7 +238,7 @@ class FrameDecoder(nn.Module):
         """Free-running draws, one a row: z [N, D] -> Sequence of N, lengths 1 to `max_steps`."""
         limit = min(how.max_steps or self.max_steps, self.max_steps)
         state = self.net.begin(z)
-        block = repeat(self.start, "c -> n c", n=len(z))
+        block: Tensor = repeat(self.start, "c -> n c", n=len(z))
         lengths = torch.zeros(len(z), dtype=torch.long, device=z.device)
         going = torch.ones(len(z), dtype=z.dtype, device=z.device)  # probability of having got here
         blocks: list[Tensor] = []

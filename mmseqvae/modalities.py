@@ -33,12 +33,12 @@ class Modality(nn.Module):
         writes: str | None = None,
     ) -> None:
         super().__init__()
-        sizes = {part.latent for part in (encoder, decoder) if part is not None}
+        sizes: set[Any] = {part.latent for part in (encoder, decoder) if part is not None}
         if not sizes:
             raise ValueError("a modality needs an encoder, a decoder or both")
         if len(sizes) > 1:
             raise ValueError(f"the encoder and the decoder of a modality disagree about the latent: {sorted(sizes)}")
-        self.latent = sizes.pop()
+        self.latent: int = sizes.pop()
         self.encoder, self.decoder = encoder, decoder
         self.reads, self.writes = reads, writes
 

@@ -8,6 +8,9 @@ are still alive. On a GPU the padded batch goes through one cuDNN call. Both giv
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -15,7 +18,7 @@ from torch import Tensor, nn
 
 from mmseqvae.sequence import step_mask
 
-CELLS: dict[str, type[nn.RNNBase]] = {"tanh": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+CELLS: dict[str, Callable[[int, int], nn.RNNBase]] = {"tanh": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 SLICE = 16  # steps a slice; 8 to 32 measure alike
 
 State = tuple[Tensor, ...]  # of one layer: (h,) or, for the LSTM, (h, c), each [B, H]
@@ -50,7 +53,7 @@ class Recurrent(nn.Module):
         self.forwards = nn.ModuleList(CELLS[kind](size, hidden) for size in sizes)
         self.backwards = nn.ModuleList(CELLS[kind](size, hidden) for size in sizes if bidirectional)
         self.dropout = nn.Dropout(dropout)
-        for rnn in [*self.forwards, *self.backwards]:
+        for rnn in [*_each(self.forwards), *_each(self.backwards)]:
             _initialise(rnn, kind)
 
     def forward(self, x: Tensor, lengths: Tensor, state: list[State] | None = None) -> Tensor:
@@ -63,11 +66,12 @@ class Recurrent(nn.Module):
             raise ValueError("an initial state is defined for one direction only")
         run = run_staircase if x.device.type == "cpu" else run_padded
         h = rearrange(x, "b t c -> t b c")
-        for layer, rnn in enumerate(self.forwards):
+        backwards = _each(self.backwards)
+        for layer, rnn in enumerate(_each(self.forwards)):
             h = self.dropout(h) if layer else h
             ahead = run(rnn, h, lengths, state[layer] if state else None)
             if self.bidirectional:
-                behind = run(self.backwards[layer], reverse(h, lengths), lengths, None)
+                behind = run(backwards[layer], reverse(h, lengths), lengths, None)
                 ahead = torch.cat([ahead, reverse(behind, lengths)], -1)
             h = ahead
         h = rearrange(h, "t b c -> b t c")
@@ -87,8 +91,8 @@ class Recurrent(nn.Module):
     def step(self, x: Tensor, state: list[State]) -> tuple[Tensor, list[State]]:
         """One step of a one-directional stack: x [B, C], state per layer -> output [B, H], the new state."""
         after: list[State] = []
-        for rnn, before in zip(self.forwards, state, strict=True):
-            weights = (rnn.weight_ih_l0, rnn.weight_hh_l0, rnn.bias_ih_l0, rnn.bias_hh_l0)
+        for rnn, before in zip(_each(self.forwards), state, strict=True):
+            (weights,) = rnn.all_weights
             if self.kind == "lstm":
                 after.append(torch.lstm_cell(x, before, *weights))
             else:
@@ -145,6 +149,10 @@ def reverse(x: Tensor, lengths: Tensor) -> Tensor:
     return x.gather(0, index[..., None].expand_as(x))
 
 
+def _each(layers: nn.ModuleList) -> list[nn.RNNBase]:
+    return [cast(nn.RNNBase, rnn) for rnn in layers]
+
+
 def _initialise(rnn: nn.RNNBase, kind: str) -> None:
     for name, parameter in rnn.named_parameters():
         if name.startswith("bias"):
@@ -153,4 +161,4 @@ def _initialise(rnn: nn.RNNBase, kind: str) -> None:
             for gate in parameter.data.split(rnn.hidden_size):
                 (nn.init.orthogonal_ if name.startswith("weight_hh") else nn.init.xavier_uniform_)(gate)
     if kind == "lstm":
-        rnn.bias_ih_l0.data[rnn.hidden_size : 2 * rnn.hidden_size] = 1  # gates stand in the order i, f, g, o
+        rnn.all_weights[0][2].data[rnn.hidden_size : 2 * rnn.hidden_size] = 1  # gates stand in the order i, f, g, o

@@ -7,15 +7,16 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence as Many
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data import Corpus, make_loader
@@ -43,6 +44,10 @@ class Training(lightning.LightningModule):
         self.model, self.objective, self.training_config, self.weights = model, objective, training, weights
         self.total_steps = total_steps
         self.seen: list[Terms] = []
+
+    def on_train_epoch_start(self) -> None:
+        """Noise depends on the seed and the epoch alone, so that a training that is resumed is the same."""
+        torch.manual_seed(self.training_config.seed * 1_000_003 + self.current_epoch)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         terms = self.terms(batch)
@@ -77,22 +82,14 @@ class Training(lightning.LightningModule):
             numbers |= {f"coordination/{name}": value.mean() for name, value in terms.coordination.items()}
             numbers |= {f"kl/{name}": value.nanmean() for name, value in terms.expert_kl.items()}
             size = len(terms.elbo)
-            shown = {"elbo", "kl/joint"}
             for name, value in numbers.items():
-                self.log(
-                    f"{stage}/{name}", value, prog_bar=name in shown, on_step=False, on_epoch=True, batch_size=size
-                )
+                self.log(f"{stage}/{name}", value, on_step=False, on_epoch=True, batch_size=size)
 
     def on_validation_epoch_end(self) -> None:
         if not self.seen:
             return
         seen, self.seen = self.seen, []
-        merged = Terms(
-            *(torch.cat([getattr(t, name) for t in seen]) for name in ("objective", "elbo")),
-            _merged([t.reconstruction for t in seen]),
-            torch.cat([t.kl for t in seen]),
-            *(_merged([getattr(t, name) for t in seen]) for name in ("coordination", "means", "expert_kl")),
-        )
+        merged = _merged(seen)
         self.report("valid", merged)
         for name, means in merged.means.items():
             there = means[~means.isnan().any(1)]
@@ -130,6 +127,7 @@ def fit(
     if training.threads:
         torch.set_num_threads(training.threads)
     lightning.seed_everything(training.seed, verbose=False)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings would bury what matters
     datasets = {name: dataset for name, dataset in corpus.datasets.items() if len(dataset)}
     longest = {
         name: int(model.longest * max(int(d.lengths(name).max()) for d in datasets.values())) + 1
@@ -151,12 +149,13 @@ def fit(
     trainer = lightning.Trainer(
         accelerator="auto", devices=1, max_epochs=training.epochs, gradient_clip_val=training.clip,
         use_distributed_sampler=False, enable_model_summary=False, enable_progress_bar=progress,
-        logger=TensorBoardLogger(out, name="", version="tensorboard"), callbacks=_callbacks(out, training, progress),
+        logger=TensorBoardLogger(out, name="", version="tensorboard"),
+        callbacks=_callbacks(out, training, steps, progress),
         log_every_n_steps=min(50, len(loader)), num_sanity_val_steps=0,
     )  # fmt: skip
     valid = make_loader(datasets["valid"], 256, shuffle=False) if "valid" in datasets else None
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*(num_workers|does not have many workers|validation_step).*")
+        warnings.filterwarnings("ignore", ".*(does not have many workers|LeafSpec|exists and is not empty).*")
         trainer.fit(module, loader, valid, ckpt_path=checkpoint, weights_only=True)
 
     mean, logvar = posteriors(trained.model, datasets["train"])
@@ -176,16 +175,17 @@ def write_skipped(out: Path, skipped: Many[Any]) -> None:
     part.replace(out / "skipped.csv")
 
 
-def _callbacks(out: Path, training: TrainingConfig, progress: bool) -> list[lightning.Callback]:
+def _callbacks(out: Path, training: TrainingConfig, steps: int, progress: bool) -> list[lightning.Callback]:
     callbacks: list[lightning.Callback] = [
         ModelCheckpoint(out / "checkpoints", filename="last", save_top_k=1, enable_version_counter=False)
     ]
     if training.ema:
-        callbacks.append(EMAWeightAveraging(decay=training.ema))
+        # an average over more than a tenth of a short training would still hold its first weights
+        callbacks.append(EMAWeightAveraging(decay=min(training.ema, max(0.0, 1 - 10 / steps))))
     if training.patience is not None:
         callbacks.append(EarlyStopping(training.monitor, mode="max", patience=training.patience))
     if progress:
-        callbacks.append(TQDMProgressBar(refresh_rate=10))
+        callbacks.append(_Progress())
     return callbacks
 
 
@@ -205,5 +205,40 @@ def _checkpoint_of(out: Path, settings: dict[str, Any]) -> Path | None:
     return None
 
 
-def _merged(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+def _merged(parts: list[Terms]) -> Terms:
+    """The terms of several batches as those of one."""
+
+    def join(values: list[Any]) -> Any:
+        if isinstance(values[0], dict):
+            return {name: torch.cat([value[name] for value in values]) for name in values[0]}
+        return torch.cat(values)
+
+    return Terms(**{field.name: join([getattr(part, field.name) for part in parts]) for field in fields(Terms)})
+
+
+class _Progress(ProgressBar):
+    """One bar over all steps of the training, with the bound and the KL of every posterior beside the ETA."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bar: tqdm | None = None
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        total = int(trainer.num_training_batches) * (trainer.max_epochs or 0)
+        self.bar = tqdm(total=total, initial=trainer.global_step, desc="training", unit="step", mininterval=0.5)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        if self.bar is not None:
+            self.bar.update()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self.bar is None:
+            return
+        now = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        shown = {"elbo": f"{now.get('valid/elbo', now['train/elbo']):.1f}"}
+        shown |= {name[6:]: f"{value:.1f}" for name, value in now.items() if name.startswith("train/kl/")}
+        self.bar.set_postfix({"epoch": str(trainer.current_epoch + 1), **shown}, refresh=False)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self.bar is not None:
+            self.bar.close()
