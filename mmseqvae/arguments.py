@@ -1,0 +1,105 @@
+"""A command line of any function, from its signature and docstring, for the commands and for recipes alike."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+
+from jsonargparse import ArgumentParser, auto_cli
+from jsonargparse._core import ArgumentGroup  # the class of every group, which has no public name
+
+ERRORS = (ValueError, OSError, ModuleNotFoundError)  # what a user can mend; anything else keeps its traceback
+
+
+def run(commands: Callable[..., Any] | dict[str, Any], args: list[str] | None = None, prog: str | None = None) -> Any:
+    """Call a function, or one of several by its name, with the arguments of the command line.
+
+    Options are spelt --with-hyphens, a `list[str]` takes several words and a `bool` that is False none. Progress is
+    logged to standard error. A mistake of the user becomes one message there, and exit code 2.
+    """
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("mmseqvae").setLevel(logging.INFO)
+    for chatty in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    words = [_hyphens(word) for word in (sys.argv[1:] if args is None else args)]
+    several = commands.values() if isinstance(commands, dict) else [commands]
+    words = _gathered(words, set().union(*map(_lists, several)))
+    try:
+        return auto_cli(commands, args=words, parser_class=Parser, prog=prog)
+    except ERRORS as error:
+        name = (prog or sys.argv[0]).rpartition("/")[2]
+        print(f"{name}: error: {_message(error)}", file=sys.stderr)
+        raise SystemExit(2) from error
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+class Spelling:
+    """Of options: hyphens, several words for a list, no word for a switch. jsonargparse alone has neither."""
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        if args and args[0].startswith("--"):
+            args = tuple(_hyphens(option) for option in args)
+            if kwargs.get("type") is bool and kwargs.get("default") is False:
+                del kwargs["type"]
+                kwargs["action"] = "store_true"
+        return super().add_argument(*args, **kwargs)  # type: ignore[misc]
+
+
+class Group(Spelling, ArgumentGroup):
+    pass
+
+
+class Parser(Spelling, ArgumentParser):
+    _group_class = Group
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """One message instead of a page of usage."""
+        text, name = " ".join(message.split()), self.prog.split()[0]
+        print(f"{name}: error: {text} (see {self.prog.replace(' [options]', '')} --help)", file=sys.stderr)
+        raise SystemExit(2) from ex
+
+
+def _gathered(words: list[str], options: set[str]) -> list[str]:
+    """--tokens a b -> --tokens=["a", "b"] for the `options` that take several words."""
+    left: list[str] = []
+    lists: dict[str, list[str]] = {}
+    option = None
+    for word in words:
+        if word.startswith("--"):
+            option = word if word in options else None
+            if option is None:
+                left.append(word)
+            else:
+                lists.setdefault(option, [])
+        elif option is None:
+            left.append(word)
+        else:
+            lists[option].append(word)
+    # an option without words stays as it is, so that the parser complains
+    return left + [f"{o}={json.dumps(found, ensure_ascii=False)}" if found else o for o, found in lists.items()]
+
+
+def _lists(command: Callable[..., Any]) -> set[str]:
+    """The options of a function that take several words: of type list[str] or tuple[str, str], `| None` or not."""
+    found = set()
+    for name, kind in get_type_hints(command).items():
+        if any(get_origin(part) in (list, tuple) for part in (kind, *get_args(kind))):
+            found.add(_hyphens(f"--{name}"))
+    return found
+
+
+def _hyphens(word: str) -> str:
+    """--data_dir=a_b -> --data-dir=a_b."""
+    return re.sub(r"^--[\w.]+", lambda option: option[0].replace("_", "-"), word)
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

@@ -1,0 +1,278 @@
+"""The commands train, generate, evaluate and embed. Nothing heavy is imported before one of them runs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from mmseqvae.arguments import run as run
+from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TrainingConfig
+from mmseqvae.sampling import FrameSampling, Sampling, TokenSampling
+
+SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus")  # what --interpolate takes for a sound file
+AUDIO, MODEL, OBJECTIVE, TRAINING = LogMelConfig(), ModelConfig(), ObjectiveConfig(), TrainingConfig()
+
+
+def main(args: list[str] | None = None) -> None:
+    """The command `mmseqvae`."""
+    run({"train": train, "generate": generate, "evaluate": evaluate, "embed": embed}, args, "mmseqvae")
+
+
+# ------------------------------------------------------------------------------------------------------ commands
+
+
+def train(
+    manifest: Path,
+    out: Path | None = None,
+    tokens: list[str] | None = None,
+    frames: list[str] | None = None,
+    skip_bad: bool = False,
+    cache_dir: Path = Path(CACHE_DIR),
+    seed: int | None = None,
+    audio: LogMelConfig = AUDIO,
+    model: ModelConfig = MODEL,
+    objective: ObjectiveConfig = OBJECTIVE,
+    training: TrainingConfig = TRAINING,
+) -> None:
+    """Train a model on your own files and evaluate it on their splits valid and test.
+
+    Args:
+        manifest: a .csv, .tsv or .jsonl table, one row an item, with columns audio and text or others named below.
+        out: the run directory to write, by default runs/NAME-OF-MANIFEST; an interrupted training goes on there.
+        tokens: further columns of text or class labels that are modalities.
+        frames: columns of .npy files [T, C] that are modalities.
+        skip_bad: leave bad rows out, listed in skipped.csv, rather than stop.
+        cache_dir: where computed features are kept.
+        seed: of everything random, the same as --training.seed.
+        audio: log-mels of the column audio.
+        model: the networks.
+        objective: what is maximised.
+        training: how long and how fast.
+    """
+    out = out or Path("runs") / manifest.stem
+    _refuse_file(out)
+    if seed is not None:
+        training = replace(training, seed=seed)
+    from mmseqvae.data import prepare
+
+    corpus = prepare(
+        manifest, audio=audio, tokens=tokens or (), frames=frames or (), cache_dir=cache_dir, skip_bad=skip_bad
+    )
+    from mmseqvae.evaluation import evaluate as measure
+    from mmseqvae.pretrained import write_json
+    from mmseqvae.runs import next_commands
+    from mmseqvae.training import fit
+
+    trained = fit(corpus, out, model=model, objective=objective, training=training)
+    metrics = {
+        split: measure(trained, corpus.datasets[split], seed=training.seed)
+        for split in ("valid", "test")
+        if len(corpus.datasets[split])
+    }
+    write_json(out / "metrics.json", metrics)
+    print("\n".join([*corpus.summary(), *next_commands(out, manifest, corpus)]))
+
+
+def generate(
+    run: Path,
+    out: Path | None = None,
+    text: str | None = None,
+    audio: Path | None = None,
+    given: list[str] | None = None,
+    sample: int | None = None,
+    interpolate: tuple[str, str] | None = None,
+    want: list[str] | None = None,
+    samples: int | None = None,
+    noise: float | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+) -> None:
+    """Write what a trained model makes of a text or a recording, of nothing, or of the way between two of them.
+
+    Args:
+        run: the run directory of a trained model.
+        out: folder for sounds (.wav), arrays (.npy) and index.csv, by default RUN/generated.
+        text: generate the other modalities from this text.
+        audio: generate the other modalities from this sound file.
+        given: NAME=VALUE of further modalities to generate from, VALUE being a text or an .npy file.
+        sample: invent this many matching items from the prior.
+        interpolate: two texts or two sound files; --samples items on the line between them, both ends included.
+        want: modalities to write, by default those that are not given.
+        samples: how many items, by default 5.
+        noise: of frames, 0 for their mode to 1 for a draw from the model; 0.5 by default.
+        temperature: of tokens, 0 for the likeliest (the default), 1 for a draw from the model.
+        top_k: draw tokens from the k likeliest.
+        top_p: draw tokens from the likeliest that have this share of the probability together.
+        seed: of everything random.
+    """
+    item = _given(text, audio, given or [])
+    ways = {
+        "--text, --audio or --given": bool(item),
+        "--sample": sample is not None,
+        "--interpolate": bool(interpolate),
+    }
+    chosen = [option for option, there in ways.items() if there]
+    if len(chosen) != 1:
+        raise ValueError(f"choose one of {', '.join(ways)}" + (f"; got {' and '.join(chosen)}" if chosen else ""))
+    if sample is not None and samples is not None:
+        raise ValueError("--samples does not go with --sample N, which already says how many")
+    number = sample if sample is not None else 5 if samples is None else samples
+    least = 2 if interpolate else 1
+    if number < least:
+        raise ValueError(f"{'--sample' if sample is not None else '--samples'} must be at least {least}, got {number}")
+    for end in interpolate or ():
+        if Path(end).suffix.lower() in SOUNDS and not Path(end).is_file():
+            raise FileNotFoundError(f"--interpolate {end}: there is no such file")
+    out = out or run / "generated"
+    _refuse_file(out)
+    token_settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    tokens = TokenSampling(**{name: value for name, value in token_settings.items() if value is not None})  # type: ignore[arg-type]
+    frames = FrameSampling() if noise is None else FrameSampling(noise)
+
+    from mmseqvae.runs import check_names, load_run, write_items
+
+    trained = load_run(run)
+    check_names(item, trained.model.readable, "is given")
+    check_names(want or [], trained.model.writable, "is wanted")
+    wanted = want or [name for name in trained.model.writable if name not in item] or trained.model.writable
+    decode: dict[str, Sampling] = {n: tokens if trained.front_ends[n].kind == "tokens" else frames for n in wanted}
+    if noise is not None and frames not in decode.values():
+        raise ValueError(f"--noise is for frames, and {wanted} are tokens")
+    if tokens != TokenSampling() and tokens not in decode.values():
+        raise ValueError(f"--temperature, --top-k and --top-p are for tokens, and {wanted} are frames")
+
+    if interpolate:
+        a, b = ({"audio" if Path(end).suffix.lower() in SOUNDS else "text": end} for end in interpolate)
+        check_names([*a, *b], trained.model.readable, "is interpolated")
+        made = trained.interpolate(a, b, number, wanted, decode, seed)
+    elif sample is not None:
+        made = trained.sample(number, wanted, decode, seed)
+    else:
+        made = trained.generate(wanted, number, decode, seed, **item)
+    is_file = {name: front_end.kind != "tokens" for name, front_end in trained.front_ends.items()}
+    kept = {name: number * [os.path.abspath(value) if is_file[name] else value] for name, value in item.items()}
+    write_items(trained, {**kept, **made}, out, files=wanted)
+
+
+def evaluate(
+    run: Path,
+    manifest: Path,
+    split: Literal["train", "valid", "test"] = "test",
+    out: Path | None = None,
+    draws: int = 100,
+    skip_bad: bool = False,
+    cache_dir: Path = Path(CACHE_DIR),
+    seed: int = 0,
+) -> None:
+    """Measure a trained model on one split of a manifest, as JSON on standard output.
+
+    Args:
+        run: the run directory of a trained model.
+        manifest: a table like the one that the model was trained on.
+        split: which rows.
+        out: a .json file to write the figures to as well.
+        draws: latent draws an item for the likelihoods.
+        skip_bad: leave bad rows out rather than stop.
+        cache_dir: where computed features are kept.
+        seed: of everything random.
+    """
+    if draws < 1:
+        raise ValueError(f"--draws must be at least 1, got {draws}")
+    from mmseqvae.runs import read_run
+
+    trained, corpus = read_run(run, manifest, cache_dir, skip_bad)
+    dataset = corpus.datasets[split]
+    if not len(dataset):
+        there = {name: len(rows) for name, rows in corpus.datasets.items()}
+        raise ValueError(f"{manifest}: no row is in the split {split}; its splits hold {there}")
+    from mmseqvae.evaluation import evaluate as measure
+    from mmseqvae.pretrained import write_json
+
+    figures = measure(trained, dataset, draws=draws, seed=seed)
+    print(json.dumps(figures, indent=1, ensure_ascii=False))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, figures)
+
+
+def embed(
+    run: Path,
+    manifest: Path,
+    out: Path,
+    given: list[str] | None = None,
+    skip_bad: bool = False,
+    cache_dir: Path = Path(CACHE_DIR),
+) -> None:
+    """Write the posterior of every row as arrays ids, splits, labels [N], means and logvars [N, D] ("" is no label).
+
+    Args:
+        run: the run directory of a trained model.
+        manifest: a table like the one that the model was trained on; its splits may be any.
+        out: the .npz file to write.
+        given: modalities to read, by default all.
+        skip_bad: leave bad rows out rather than stop.
+        cache_dir: where computed features are kept.
+    """
+    if out.suffix != ".npz":
+        raise ValueError(f"--out {out}: the name must end in .npz")
+    import numpy as np
+
+    from mmseqvae.pretrained import posteriors
+    from mmseqvae.runs import read_run
+
+    trained, corpus = read_run(run, manifest, cache_dir, skip_bad, given)
+
+    datasets = {split: dataset for split, dataset in corpus.datasets.items() if len(dataset)}
+    parts = [posteriors(trained.model, dataset, given) for dataset in datasets.values()]
+    names = given or trained.model.readable
+    steps = [np.sum([dataset.lengths(name) for name in names], axis=0) for dataset in datasets.values()]
+    empty = int((np.concatenate(steps) == 0).sum())
+    if empty:
+        logging.getLogger(__name__).warning("%d rows hold none of %s: theirs is the prior, mean 0", empty, names)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f".{out.name}.{os.getpid()}")
+    with part.open("wb") as file:
+        np.savez(
+            file,
+            ids=np.array([name for dataset in datasets.values() for name in dataset.ids]),
+            splits=np.array([split for split, dataset in datasets.items() for _ in dataset.ids]),
+            labels=np.array([label or "" for dataset in datasets.values() for label in dataset.labels]),
+            means=np.concatenate([mean.cpu().numpy() for mean, _ in parts]),
+            logvars=np.concatenate([logvar.cpu().numpy() for _, logvar in parts]),
+        )
+    part.replace(out)
+    print(out)
+
+
+def _given(text: str | None, audio: Path | None, others: list[str]) -> dict[str, str]:
+    """What is given, {modality: text or path}. Raises ValueError for what is malformed or given twice."""
+    pairs = [("text", text)] if text is not None else []
+    if audio is not None:
+        if not audio.is_file():
+            raise FileNotFoundError(f"--audio {audio}: there is no such file")
+        pairs.append(("audio", str(audio)))
+    for other in others:
+        name, equals, value = other.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--given {other}: NAME=VALUE is needed")
+        pairs.append((name, value))
+    twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+    if twice:
+        raise ValueError(f"{', '.join(twice)} is given twice")
+    return {name: value for name, value in pairs if value is not None}
+
+
+def _refuse_file(out: Path) -> None:
+    """A folder can be made here, which is better known before hours of training than after."""
+    nearest = next(path for path in (out, *out.parents) if path.exists())
+    if not nearest.is_dir():
+        raise NotADirectoryError(f"--out {out}: {nearest} is a file")
+    if not os.access(nearest, os.W_OK):
+        raise PermissionError(f"--out {out}: {nearest} may not be written to")

@@ -1,0 +1,92 @@
+"""What the commands share: a run directory and its manifest read, generated items written."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmseqvae.audio import LogMel, write_audio
+from mmseqvae.data import Corpus, prepare
+from mmseqvae.pretrained import Trained, load
+
+
+def write_items(trained: Trained, items: Mapping[str, list[Any]], out: Path, files: list[str]) -> None:
+    """Write every item of `files` that is no text as NAME-001.wav or .npy, and index.csv, itself a manifest of all."""
+
+    out.mkdir(parents=True, exist_ok=True)
+    number = max(len(column) for column in items.values())
+    ids = [str(i).zfill(max(3, len(str(number)))) for i in range(1, number + 1)]
+    table: dict[str, list[str]] = {"id": ids}
+    for name, column in items.items():
+        front_end = trained.front_ends[name]
+        table[name] = ["" if item is None else str(item) for item in column]
+        if name not in files or front_end.kind == "tokens":
+            continue
+        suffix = ".wav" if isinstance(front_end, LogMel) else ".npy"
+        table[name] = [f"{name}-{i}{suffix}" if item is not None else "" for i, item in zip(ids, column, strict=True)]
+        for file, item in zip(table[name], column, strict=True):
+            if item is None:
+                continue
+            if isinstance(front_end, LogMel):
+                write_audio(out / file, item, front_end.config.sample_rate)
+            else:
+                part = out / f".{file}.{os.getpid()}"
+                with part.open("wb") as opened:
+                    np.save(opened, item)
+                part.replace(out / file)
+    part = out / f".index.csv.{os.getpid()}"
+    with part.open("w", encoding="utf-8", newline="") as index:
+        csv.writer(index).writerows([list(table), *zip(*table.values(), strict=True)])
+    part.replace(out / "index.csv")
+    for i in range(number):
+        shown = [
+            repr(table[name][i]) if trained.front_ends[name].kind == "tokens" else str(out / table[name][i])
+            for name in files
+        ]
+        print("  ".join([ids[i], *shown]))
+    print(out / "index.csv")
+
+
+def read_run(
+    folder: Path, manifest: Path, cache_dir: Path, skip_bad: bool, given: list[str] | None = None
+) -> tuple[Trained, Corpus]:
+    """The trained model in `folder`, and `manifest` through its front ends."""
+    trained = load_run(folder)
+    check_names(given or [], trained.model.readable, "is given")
+
+    return trained, prepare(manifest, front_ends=trained.front_ends, cache_dir=cache_dir, skip_bad=skip_bad)
+
+
+def load_run(folder: Path) -> Trained:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: there is no such run directory")
+
+    return load(folder)
+
+
+def check_names(names: Iterable[str], there: list[str], what: str) -> None:
+    wrong = [name for name in names if name not in there]
+    if wrong:
+        raise ValueError(
+            f"{', '.join(wrong)} {what}, but is no modality of this run for that; it has {', '.join(there)}"
+        )
+
+
+def next_commands(out: Path, manifest: Path, corpus: Corpus) -> list[str]:
+    """What to try on a fresh run, with one of its own texts."""
+    lines = [f"run: {out}", "next:"]
+    texts = [row.cells["text"] for row in corpus.manifest.rows if "text" in row.cells]
+    if texts and len(corpus.front_ends) > 1:
+        lines.append(f"  mmseqvae generate {out} --text {shlex.quote(texts[0])} --out {out / 'samples'}")
+    lines += [
+        f"  mmseqvae generate {out} --sample 5 --out {out / 'samples'}",
+        f"  mmseqvae embed {out} {manifest} --out {out / 'embeddings.npz'}",
+        f"  tensorboard --logdir {out / 'tensorboard'}",
+    ]
+    return lines
