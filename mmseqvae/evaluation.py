@@ -1,0 +1,281 @@
+"""Figures of a trained model on any data: likelihoods, the latent, texts and spectra it gives back. No judge needed.
+
+    evaluate(mmseqvae.load("runs/mine"), corpus.datasets["test"])     # a dict that JSON can hold
+
+What needs somebody who listens (which word is it, whose voice?) is in `coherence.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mmseqvae.audio import LogMel
+from mmseqvae.data import Batch, SequenceDataset
+from mmseqvae.decoders import FrameDecoder
+from mmseqvae.frames import FrontEnd as FrameFrontEnd
+from mmseqvae.measures import (
+    Share,
+    active_units,
+    character_error_rate,
+    exact_match,
+    mel_cepstral_distortion,
+)
+from mmseqvae.modalities import Modality
+from mmseqvae.model import ROWS, MultimodalVAE, effective_draws, log_mean_exp
+from mmseqvae.pretrained import Trained, to_device
+from mmseqvae.priors import Prior
+from mmseqvae.sampling import FrameSampling
+from mmseqvae.sequence import Sequence
+from mmseqvae.text import Tokenizer
+
+BATCH = 64
+CEPSTRA = 13
+
+
+@torch.no_grad()
+def evaluate(
+    trained: Trained, dataset: SequenceDataset, *, draws: int = 100, seed: int = 0, progress: bool = True
+) -> dict[str, Any]:
+    """Everything that can be said of a model on a data set without a judge, as plain data for JSON.
+
+    likelihood: see `likelihood`; latent: see `latent`; tokens: {modality: {"from": other modality, ...}} see
+    `written`; spectra: {modality: ...} see `distortion`. Raises ValueError for an empty data set.
+    """
+    if not len(dataset):
+        raise ValueError("the data set to evaluate on has no items")
+    trained.model.eval()
+    model = trained.model
+    tokens = [name for name in model.writable if isinstance(trained.front_ends[name], Tokenizer)]
+    log_mels = [name for name in model.writable if isinstance(trained.front_ends[name], LogMel)]
+    return {
+        "items": len(dataset),
+        "seed": seed,
+        "likelihood": likelihood(trained, dataset, draws, seed, progress),
+        "latent": latent(trained, dataset),
+        "tokens": {
+            name: {
+                f"from {other}": written(trained, dataset, name, other, seed)
+                for other in model.readable
+                if other != name
+            }
+            for name in tokens
+        },
+        "spectra": {
+            name: distortion(trained, dataset, name, seed, progress) for name in log_mels if name in model.readable
+        },
+    }
+
+
+@torch.no_grad()
+def likelihood(
+    trained: Trained, dataset: SequenceDataset, draws: int = 100, seed: int = 0, progress: bool = True
+) -> dict[str, Any]:
+    """Joint negative log-likelihood of observed steps in nats, importance-weighted with K = `draws`: an upper bound.
+
+    The proposal is the joint posterior; both priors are scored on the same draws (Burda et al. 2016, eq. 8). A prior
+    has `nll` in model units (standardised frames), `nll_own_units` with the Jacobian of the standardisation added, both
+    also per step of any modality, and the mean effective number of draws. `elbo` is the plain bound under N(0, I).
+    """
+    model, generator = trained.model, _generator(trained.model, seed)
+    priors: dict[str, Prior] = {"standard": model.standard}
+    if model.fitted is not None:
+        priors["fitted"] = model.fitted
+    found: dict[str, list[Tensor]] = {}
+
+    def note(name: str, value: Tensor) -> None:
+        found.setdefault(name, []).append(value.double().cpu())
+
+    for batch in _batches(model, dataset, "likelihood" if progress else None):
+        q = model.posterior(batch)
+        weights: dict[str, list[Tensor]] = {name: [] for name in priors}
+        scores: dict[str, list[Tensor]] = {}
+        size = max(1, ROWS // len(q.mean))
+        for start in range(0, draws, size):
+            z = q.rsample(min(size, draws - start), generator)
+            terms = model.log_likelihood(z, batch)
+            total = sum(terms.values(), torch.zeros_like(q.log_prob(z)))
+            for name, prior in priors.items():
+                weights[name].append(total + prior.log_prob(z) - q.log_prob(z))
+            for name, term in terms.items():
+                scores.setdefault(name, []).append(term)
+        for name, pieces in weights.items():
+            log_weights = torch.cat(pieces)
+            note(f"nll {name}", -log_mean_exp(log_weights))
+            note(f"effective {name}", effective_draws(log_weights))
+        kl = q.kl().sum(-1)
+        reconstruction = {name: torch.cat(pieces).mean(0) for name, pieces in scores.items()}
+        note("elbo", sum(reconstruction.values(), -kl))
+        for name, value in reconstruction.items():
+            note(f"reconstruction {name}", value[batch[name].present])
+            note(f"steps {name}", batch[name].mask.sum(1))
+            decoder = _part(model, name).decoder
+            if isinstance(decoder, FrameDecoder):
+                here = batch[name].present
+                note(f"floor {name}", decoder.floor_hits(q.rsample(generator=generator), batch[name])[here])
+
+    merged = {name: torch.cat(pieces) for name, pieces in found.items()}
+    names = [name for name in model.writable if f"steps {name}" in merged]
+    steps = {name: float(merged[f"steps {name}"].sum()) for name in names}
+    every = max(1.0, sum(steps.values()))
+    jacobian = sum(steps[name] * _log_jacobian(trained, name) for name in names) / len(dataset)
+
+    def bound(name: str, prior: Prior) -> dict[str, Any]:
+        nll = float(merged[f"nll {name}"].mean())
+        own = nll - jacobian
+        return {
+            "prior": str(prior),
+            "nll": nll,
+            "nll_per_step": nll * len(dataset) / every,
+            "nll_own_units": own,
+            "nll_own_units_per_step": own * len(dataset) / every,
+            "effective_draws": float(merged[f"effective {name}"].mean()),
+        }
+
+    return {
+        "unit": "nats",
+        "draws": draws,
+        "proposal": "joint posterior",
+        "priors": {name: bound(name, prior) for name, prior in priors.items()},
+        "elbo": float(merged["elbo"].mean()),
+        "log_jacobian_an_item": jacobian,
+        "steps_an_item": {name: steps[name] / len(dataset) for name in names},
+        "reconstruction": {name: _mean(merged[f"reconstruction {name}"]) for name in names},
+        "scale_floor_hits": {name: _mean(merged[f"floor {name}"]) for name in names if f"floor {name}" in merged},
+    }
+
+
+@torch.no_grad()
+def latent(trained: Trained, dataset: SequenceDataset) -> dict[str, Any]:
+    """KL(q || N(0, I)) in nats an item and active units of D, of the joint posterior and of every single modality's."""
+    model = trained.model
+    means: dict[str, list[Tensor]] = {}
+    kls: dict[str, list[Tensor]] = {}
+    for batch in _batches(model, dataset):
+        encoded = model.encode(batch)
+        for name in ["joint", *encoded.experts]:
+            q = encoded.posterior(None if name == "joint" else [name])
+            here = slice(None) if name == "joint" else encoded.present[name]
+            means.setdefault(name, []).append(q.mean[here])
+            kls.setdefault(name, []).append(q.kl().sum(-1)[here])
+    there = {name: torch.cat(pieces) for name, pieces in means.items()}
+    return {
+        "dimensions": model.latent,
+        "kl": {name: _mean(torch.cat(pieces)) for name, pieces in kls.items()},
+        "active_units": {name: active_units(mean) if len(mean) > 1 else None for name, mean in there.items()},
+    }
+
+
+@torch.no_grad()
+def written(trained: Trained, dataset: SequenceDataset, name: str, given: str, seed: int = 0) -> dict[str, Any]:
+    """Tokens `name` written from the modality `given` alone, greedily and from one latent draw.
+
+    exact: share of items that are the wanted one to the last symbol; character_error_rate: over all items together.
+    Only items that have both count.
+    """
+    model, generator, tokenizer = trained.model, _generator(trained.model, seed), trained.front_ends[name]
+    wanted: list[str] = []
+    got: list[str] = []
+    for batch in _batches(model, dataset):
+        both = batch[name].present & batch[given].present
+        if not both.any():
+            continue
+        batch = {view: sequence[both] for view, sequence in batch.items()}
+        made = model.generate({given: batch[given]}, [name], [given], generator=generator)[name]
+        wanted += [str(tokenizer.decode(item)) for item in batch[name].items()]
+        got += [str(tokenizer.decode(item)) for item in made.items()]
+    return {
+        "exact": share_to_dict(exact_match(wanted, got)),
+        "character_error_rate": character_error_rate(wanted, got) if any(wanted) else None,
+    }
+
+
+@torch.no_grad()
+def distortion(
+    trained: Trained, dataset: SequenceDataset, name: str, seed: int = 0, progress: bool = True
+) -> dict[str, Any]:
+    """Mel-cepstral distortion in dB of log-mels given back by the model (its own modality read, frame noise 0).
+
+    griffin_lim: of the recordings themselves once they went to a waveform and back: the ceiling of what is heard.
+    """
+    model, generator, front_end = trained.model, _generator(trained.model, seed), trained.front_ends[name]
+    assert isinstance(front_end, LogMel)
+    order = min(CEPSTRA, front_end.channels - 1)
+    found: list[Tensor] = []
+    ceiling: list[Tensor] = []
+    for batch in _batches(model, dataset, f"distortion of {name}" if progress else None):
+        real = batch[name][batch[name].present]
+        if not len(real):
+            continue
+        made = model.generate({name: real}, [name], [name], 1, {name: FrameSampling(noise=0)}, generator)[name]
+        mels = destandardised(front_end, real)
+        found.append(mel_cepstral_distortion(destandardised(front_end, made), mels, order))
+        ceiling.append(mel_cepstral_distortion(heard_again(front_end, mels), mels, order))
+    return {
+        "unit": f"dB, cepstra 1 to {order}, aligned in time",
+        "reconstruction": _mean(torch.cat(found)) if found else None,
+        "griffin_lim": _mean(torch.cat(ceiling)) if ceiling else None,
+    }
+
+
+# --- shared with coherence.py and report.py ------------------------------------------------------------------------
+
+
+def destandardised(front_end: FrameFrontEnd, frames: Sequence) -> Sequence:
+    """Frames as decoders write them -> the same in the units of the features, on the CPU."""
+    frames = frames.to("cpu")
+    return Sequence(front_end.destandardise(frames.values.float()), frames.lengths, frames.observed)
+
+
+def heard_again(front_end: LogMel, mels: Sequence, bar: tqdm | None = None) -> Sequence:
+    """Log-mels (natural logarithm, not standardised) of the waveforms that Griffin-Lim makes of log-mels."""
+    again = []
+    for item in mels.items():
+        again.append(front_end.features(front_end.invert(item)))
+        if bar is not None:
+            bar.update()
+    return Sequence.from_list(again, torch.zeros(0, front_end.channels))
+
+
+def share_to_dict(share: Share) -> dict[str, Any]:
+    """A share with its 95 % interval as plain data; None where nothing was counted."""
+    low, high = share.interval
+    value = share.value if share.total else None
+    return {"value": value, "low": low, "high": high, "hits": share.hits, "of": share.total}
+
+
+# --- helpers -------------------------------------------------------------------------------------------------------
+
+
+def _batches(model: MultimodalVAE, dataset: SequenceDataset, label: str | None = None) -> Iterator[Batch]:
+    """The items in batches of like length, on the model's device."""
+    order = dataset.steps.argsort(kind="stable").tolist()
+    starts = range(0, len(order), BATCH)
+    for start in tqdm(starts, label, unit="batch", delay=1, disable=label is None, leave=False):
+        yield to_device(dataset.__getitems__(order[start : start + BATCH]), model.standard.zero.device)
+
+
+def _part(model: MultimodalVAE, name: str) -> Modality:
+    part = model.modalities[name]
+    assert isinstance(part, Modality)
+    return part
+
+
+def _generator(model: MultimodalVAE, seed: int) -> torch.Generator:
+    return torch.Generator(model.standard.zero.device).manual_seed(seed)
+
+
+def _log_jacobian(trained: Trained, name: str) -> float:
+    """Nats a step that densities of standardised frames gain in the units of the frames."""
+    return trained.front_ends[name].log_jacobian
+
+
+def _mean(values: Tensor) -> float | None:
+    """None where there is nothing to average, which JSON can hold and NaN is not."""
+    mean = float(values.double().mean()) if len(values) else math.nan
+    return None if math.isnan(mean) else mean
