@@ -97,10 +97,10 @@ class ObjectiveConfig:
     """What is maximised; see `mmseqvae.objectives`.
 
     name: "coordinated" or "elbo". beta: weight of the KL to the prior, warmed up linearly from a tenth of it over
-    beta_warm_up steps. free_bits: nats a latent dimension that cost the same. coordination: weight of the KL between
-    joint and single posteriors ("coordinated" only). A beta above 1 brings the latents of the data closer to N(0, I), so
-    that draws from it make matching pairs more often, at no loss in likelihood on spoken digits. token_weight: weight of every token modality's reconstruction;
-    a word is a few nats beside a thousand of log-mels. weights: {modality: weight}, over token_weight.
+    beta_warm_up steps; above 1 it brings the latents of the data closer to N(0, I), whose draws then make matching
+    pairs more often. free_bits: nats a latent dimension that cost the same. coordination: weight of the KL between
+    joint and single posteriors ("coordinated" only). token_weight: weight of every token modality's reconstruction; a
+    word is a few nats beside a thousand of log-mels. weights: {modality: weight}, over token_weight.
     """
 
     name: str = "coordinated"

@@ -134,7 +134,7 @@ def test_penalties_are_the_norms_of_the_weight_matrices(corpus: Corpus, tmp_path
     module = Training(trained.model, ObjectiveConfig(), TrainingConfig(l1=0.1, l2=0.3), {}, 1)
     matrices = [p.double() for p in trained.model.parameters() if p.ndim > 1]
     expected = sum(0.1 * float(p.detach().abs().sum()) + 0.15 * float(p.detach().square().sum()) for p in matrices)
-    assert float(module.penalty()) == pytest.approx(expected, rel=1e-5)
+    assert module.penalty().item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_penalties_shrink_the_weights(corpus: Corpus, tmp_path: Path) -> None:

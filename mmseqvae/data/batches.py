@@ -132,11 +132,9 @@ class BucketBatchSampler(Sampler[list[int]]):
         return [batches[i] for i in random.permutation(len(batches))]
 
     def __iter__(self) -> Iterator[list[int]]:
+        # Nothing is settled before the first batch is asked for: on resuming, Lightning sets the epoch after this call.
         self._given, self._start = self._start, 0
-        return self._pass(self.batches()[self._given :])
-
-    def _pass(self, batches: list[list[int]]) -> Iterator[list[int]]:
-        for batch in batches:
+        for batch in self.batches()[self._given :]:
             self._given += 1
             yield batch
         self.epoch += 1
@@ -172,7 +170,13 @@ def make_loader(
     sampler = BucketBatchSampler(dataset.steps, batch_size, shuffle, seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "'set_vital' is deprecated", UserWarning)  # torchdata 0.11 on torch 2.12
-        return StatefulDataLoader(dataset, batch_sampler=sampler, collate_fn=_as_is, num_workers=num_workers)
+        return StatefulDataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=_as_is,
+            num_workers=num_workers,
+            generator=torch.Generator().manual_seed(seed),  # a loader would else draw from the global one
+        )
 
 
 def _as_is(batch: Batch) -> Batch:
