@@ -18,7 +18,7 @@ class LinearEncoder(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor, variance: float) -> None:
         super().__init__()
         self.latent = weight.shape[1]
-        self.weight, self.bias, self.variance = nn.Parameter(weight), nn.Parameter(bias), variance
+        self.weight, self.bias, self.variance = nn.Parameter(weight.clone()), nn.Parameter(bias.clone()), variance
 
     def forward(self, x: Sequence) -> Gaussian:
         frame = x.filled()[:, 0] if x.steps else x.values.new_zeros(len(x), len(self.bias))

@@ -127,3 +127,11 @@ def test_known_likelihoods_are_those_of_dense_gaussians() -> None:
         noise = torch.cat([torch.full_like(B[name], S[name]) for name in names])
         law = torch.distributions.MultivariateNormal(bias, weight @ weight.T + torch.diag(noise))
         assert law.log_prob(x).item() == pytest.approx(log_p, abs=1e-12)
+
+
+def test_experts_of_multimodal_pca() -> None:
+    experts = ppca().encode(ppca_batch()).experts
+    torch.testing.assert_close(experts["one"].mean[0], f64(0.2, 0.4))
+    torch.testing.assert_close(experts["one"].variance[0], f64(0.25, 0.25))
+    torch.testing.assert_close(experts["two"].mean[0], f64(-0.5, 1))
+    torch.testing.assert_close(experts["two"].variance[0], f64(0.5, 8))
