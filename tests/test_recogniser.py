@@ -60,8 +60,8 @@ def test_empty_silent_and_broken_clips(recogniser):
 def test_quality_falls_with_noise(speech):
     pytest.importorskip("speechmos")
     noise = np.random.default_rng(0)
-    clean = dnsmos(speech[:2], RATE)
-    noisy = dnsmos([clip + 0.1 * noise.standard_normal(len(clip)) for clip in speech[:2]], RATE)
+    clean = dnsmos(speech[:1], RATE)
+    noisy = dnsmos([clip + 0.1 * noise.standard_normal(len(clip)) for clip in speech[:1]], RATE)
     assert set(clean) == {"overall", "signal", "background", "p808"}
     assert all(1 <= score <= 5 for score in clean.values())
     assert noisy["background"] < clean["background"]
