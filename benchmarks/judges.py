@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from mmseqvae.sequence import Sequence
 
@@ -167,10 +168,11 @@ def train_judge(
     epochs: int = 20,
     batch: int = 48,
     learning_rate: float = 4e-3,
+    progress: str | None = None,
 ) -> Judge:
     """Train a judge on real recordings: log-mels [B, T, C] and one label an item; 30 s on one core for 2,700 words.
 
-    The same arguments give the same weights; the global random state is left as it was.
+    The same arguments give the same weights; the global random state is left as it was. `progress` names a bar.
     Raises ValueError where labels and items do not match, an item is empty, or there are fewer than two classes.
     """
     if len(labels) != len(features):
@@ -192,7 +194,7 @@ def train_judge(
         steps = epochs * -(-len(labels) // batch)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps, pct_start=0.2)
         judge.train()
-        for _ in range(epochs):
+        for _ in tqdm(range(epochs), progress, unit="epoch", disable=progress is None):
             for rows in _batches(features.lengths, batch, generator):
                 longest = int(features.lengths[rows].max())
                 heard = augment(Sequence(features.values[rows, :longest].float(), features.lengths[rows]), generator)

@@ -1,8 +1,8 @@
 """Spoken digits: say a typed word, write down a heard one, invent matching pairs.
 
-    python recipes/spoken_digits.py                       # synthetic voices, nothing to download
-    python recipes/spoken_digits.py --source fsdd         # the Free Spoken Digit Dataset, CC BY-SA 4.0, 16 MB
-    python recipes/spoken_digits.py --source fsdd --data-dir DIR
+    python -m recipes.spoken_digits                       # synthetic voices, nothing to download
+    python -m recipes.spoken_digits --source fsdd         # the Free Spoken Digit Dataset, CC BY-SA 4.0, 16 MB
+    python -m recipes.spoken_digits --source fsdd --data-dir DIR
 
 Both sources give 2,700 recordings to train on and 300 to test on, as mono WAVs of 8 kHz beside a manifest
 (id, audio, text, split, label, speaker). `--holdout` keeps 300 of the 2,700 back as split `valid` while settings are
@@ -16,18 +16,21 @@ import hashlib
 import io
 import json
 import os
-import re
-import sys
+import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jsonargparse import auto_cli
 
+from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data.download import download, extract, verify
 from mmseqvae.synth import FORMAT, Utterance, synthesise
+
+if TYPE_CHECKING:
+    from mmseqvae.data import Corpus
+    from mmseqvae.pretrained import Trained
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -159,22 +162,39 @@ def replace_text(path: Path, text: str) -> None:
 
 # ------------------------------------------------------------------------------------ model, training, evaluation
 
+AUDIO = LogMelConfig(sample_rate=8000, n_fft=256, hop_length=100, n_mels=40)
+MODEL, OBJECTIVE, TRAINING = ModelConfig(), ObjectiveConfig(), TrainingConfig()
+
 
 def main(
     source: Literal["synth", "fsdd"] = "synth",
     data_dir: Path | None = None,
-    cache_dir: Path = Path(".cache/mmseqvae"),
+    out: Path | None = None,
+    cache_dir: Path = Path(CACHE_DIR),
+    seed: int | None = None,
     data_seed: int = 0,
     holdout: bool = False,
+    draws: int = 50,
+    pairs: int = 1000,
+    model: ModelConfig = MODEL,
+    objective: ObjectiveConfig = OBJECTIVE,
+    training: TrainingConfig = TRAINING,
 ) -> None:
-    """Prepare the spoken digits.
+    """Train a model of spoken digits, measure it, and leave sounds and pictures. What is there already is kept.
 
     Args:
         source: voices synthesised here, or the Free Spoken Digit Dataset.
         data_dir: folder with the recordings of fsdd; without it they are downloaded.
-        cache_dir: where recordings and manifests are kept.
-        data_seed: seed of the synthetic voices' speeds and pitches.
-        holdout: keep 300 of the 2,700 training recordings back for validation.
+        out: the run directory, by default runs/spoken_digits-SOURCE.
+        cache_dir: where recordings, features and judges are kept.
+        seed: of everything random but the data, the same as --training.seed.
+        data_seed: of the synthetic voices' speeds and pitches.
+        holdout: keep 300 of the 2,700 training recordings back and measure on them instead of on the test recordings.
+        draws: recordings of each word that are generated and judged.
+        pairs: matching pairs that are generated and judged.
+        model: the networks.
+        objective: what is maximised.
+        training: how long and how fast.
     """
     if source == "synth":
         if data_dir is not None:
@@ -182,9 +202,113 @@ def main(
         manifest = prepare_synth(cache_dir, data_seed, holdout)
     else:
         manifest = prepare_fsdd(cache_dir, data_dir, holdout)
-    print(f"manifest: {manifest}")
+    out = out or Path("runs") / f"spoken_digits-{source}{'-holdout' if holdout else ''}"
+    training = training if seed is None else replace(training, seed=seed)
+
+    from mmseqvae.data import prepare
+    from mmseqvae.pretrained import write_json
+    from mmseqvae.report import report
+    from mmseqvae.runs import next_commands
+
+    corpus = prepare(manifest, audio=AUDIO, cache_dir=cache_dir)
+    split = "valid" if holdout else "test"
+    trained, seconds = train(corpus, out, model, objective, training)
+    if seconds is not None or not (out / "metrics.json").exists():
+        metrics = {"run": describe(source, split, training, seconds), **measure(trained, corpus, split, cache_dir,
+                   draws, pairs, training.seed)}  # fmt: skip
+        report(trained, corpus.datasets[split], out, training.seed)
+        write_json(out / "metrics.json", metrics)  # last: where it is, sounds and pictures are too
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    print("\n".join([*summary(metrics), *next_commands(out, manifest, corpus)]))
+
+
+def train(
+    corpus: Corpus, out: Path, model: ModelConfig, objective: ObjectiveConfig, training: TrainingConfig
+) -> tuple[Trained, float | None]:
+    """The trained model in `out` and the seconds it took, None where it was there. Raises ValueError for another's."""
+    import torch
+
+    from mmseqvae.pretrained import CONFIG, WEIGHTS, load
+    from mmseqvae.training import fit
+
+    if training.threads:
+        torch.set_num_threads(training.threads)
+    if not ((out / CONFIG).exists() and (out / WEIGHTS).exists()):
+        started = time.monotonic()
+        trained = fit(corpus, out, model=model, objective=objective, training=training)
+        return trained, time.monotonic() - started
+    trained = load(out)
+    settings = {"model": asdict(model), "objective": asdict(objective), "training": asdict(training)}
+    noted = json.loads((out / "training.json").read_text(encoding="utf-8"))
+    noted["training"]["threads"] = training.threads  # changes nothing but the speed
+    learnt_from, now = (ends["audio"].log_jacobian for ends in (trained.front_ends, corpus.front_ends))
+    if noted != settings or abs(learnt_from - now) > 1e-4:
+        raise ValueError(f"{out} holds a model of other settings or data: choose another --out, or delete the folder")
+    return trained, None
+
+
+def measure(
+    trained: Trained, corpus: Corpus, split: str, cache_dir: Path, draws: int, pairs: int, seed: int
+) -> dict[str, Any]:
+    """All figures of the run, by judges that are trained on the training recordings and kept in the cache."""
+    from benchmarks.listeners import listeners
+    from mmseqvae.coherence import cross_generation
+    from mmseqvae.evaluation import evaluate
+
+    with open(corpus.manifest.path, encoding="utf-8", newline="") as file:
+        speakers = {row["id"]: row["speaker"] for row in csv.DictReader(file)}
+    judges = listeners(corpus, speakers, split, cache_dir)
+    dataset = corpus.datasets[split]
+    heard = cross_generation(
+        trained, dataset, corpus.datasets["train"], judges.word.labels, judges.speaker.labels, judges.word.penultimate,
+        draws=draws, joint=pairs, seed=seed,
+    )  # fmt: skip
+    return {"judges": judges.accuracy, "coherence": heard, "evaluation": evaluate(trained, dataset, seed=seed)}
+
+
+def describe(source: str, split: str, training: TrainingConfig, seconds: float | None) -> dict[str, Any]:
+    """What the figures were obtained with."""
+    import platform
+
+    import torch
+
+    import mmseqvae
+
+    return {
+        "recipe": "spoken_digits", "source": source, "split": split, "seed": training.seed,
+        "training_seconds": seconds, "threads": torch.get_num_threads(), "cores": os.cpu_count(),
+        "machine": platform.machine(), "python": platform.python_version(), "torch": torch.__version__,
+        "mmseqvae": mmseqvae.__version__, "date": time.strftime("%Y-%m-%d"),
+    }  # fmt: skip
+
+
+def summary(metrics: dict[str, Any]) -> list[str]:
+    """What the run reached, in a few lines."""
+
+    def share(found: dict[str, Any]) -> str:
+        return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]" if found["of"] else "nothing to count"
+
+    heard, judges = metrics["coherence"], metrics["judges"]
+    nll = metrics["evaluation"]["likelihood"]["priors"]["standard"]["nll"]
+    joint = {name: share(found["coherence"]["log_mel"]) for name, found in heard["joint"].items()}
+    rows = {
+        "says a typed word": share(heard["text_to_audio"]["noise 0.5"]["log_mel"]),
+        "    from its WAV files": share(heard["text_to_audio"]["noise 0.5"]["wav"]),
+        "    diversity over that of recordings": f"{heard['variety']['diversity']:.2f}",
+        "writes down a heard word": share(heard["audio_to_text"]["exact"]),
+        "repeats a heard word": share(heard["audio_to_audio"]["digit_kept"]["log_mel"]),
+        "    in the same voice": share(heard["audio_to_audio"]["speaker_kept"]["log_mel"]),
+        "invents matching pairs": joint.get("fitted", joint["standard"]),
+        "    from N(0, I)": joint["standard"],
+        "judge of words, on recordings": share(judges["word"]["log_mel"]),
+        "joint negative log-likelihood": f"{nll:.1f} nats an item",
+    }
+    return [f"measured on the split {metrics['run']['split']}, shares with 95 % intervals:"] + [
+        f"  {name:<40}{found}" for name, found in rows.items()
+    ]
 
 
 if __name__ == "__main__":
-    # Options are spelt with hyphens as everywhere; jsonargparse knows them by the names of the arguments.
-    auto_cli(main, args=[re.sub(r"^--[a-z-]+", lambda o: "--" + o[0][2:].replace("-", "_"), a) for a in sys.argv[1:]])
+    from mmseqvae.arguments import run
+
+    run(main, prog="python -m recipes.spoken_digits")
