@@ -71,7 +71,11 @@ def _gathered(words: list[str], options: set[str]) -> list[str]:
     lists: dict[str, list[str]] = {}
     option = None
     for word in words:
-        if word.startswith("--"):
+        name, equals, value = word.partition("=")
+        if equals and name in options and not value.startswith("["):
+            lists.setdefault(name, []).append(value)
+            option = None
+        elif word.startswith("--"):
             option = word if word in options else None
             if option is None:
                 left.append(word)

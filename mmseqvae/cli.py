@@ -75,13 +75,13 @@ def train(
         if len(corpus.datasets[split])
     }
     write_json(out / "metrics.json", metrics)
-    print("\n".join([*corpus.summary(), *next_commands(out, manifest, corpus)]))
+    print("\n".join(next_commands(out, manifest, corpus)))
 
 
 def generate(
     run: Path,
     out: Path | None = None,
-    text: str | None = None,
+    text: str = "",  # not `str | None`, for which the parser takes "null" and "# a" for None
     audio: Path | None = None,
     given: list[str] | None = None,
     sample: int | None = None,
@@ -205,6 +205,7 @@ def evaluate(
 def embed(
     run: Path,
     manifest: Path,
+    *,
     out: Path,
     given: list[str] | None = None,
     skip_bad: bool = False,
@@ -251,9 +252,9 @@ def embed(
     print(out)
 
 
-def _given(text: str | None, audio: Path | None, others: list[str]) -> dict[str, str]:
+def _given(text: str, audio: Path | None, others: list[str]) -> dict[str, str]:
     """What is given, {modality: text or path}. Raises ValueError for what is malformed or given twice."""
-    pairs = [("text", text)] if text is not None else []
+    pairs = [("text", text)] if text else []
     if audio is not None:
         if not audio.is_file():
             raise FileNotFoundError(f"--audio {audio}: there is no such file")
@@ -266,7 +267,7 @@ def _given(text: str | None, audio: Path | None, others: list[str]) -> dict[str,
     twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
     if twice:
         raise ValueError(f"{', '.join(twice)} is given twice")
-    return {name: value for name, value in pairs if value is not None}
+    return dict(pairs)
 
 
 def _refuse_file(out: Path) -> None:

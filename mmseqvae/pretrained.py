@@ -65,8 +65,9 @@ class Trained:
         ValueError for names that are no modalities and TypeError for an item of the wrong type.
         """
         self.model.eval()
-        batch = encode_items(self.front_ends, [given])
-        made = self.model.generate(batch, _names(want), list(given), samples, decode, _generator(seed))
+        made = self.model.generate(
+            self._encoded([given]), _names(want), list(given), samples, decode, self._generator(seed)
+        )
         return decode_items(self.front_ends, made)
 
     def sample(
@@ -78,9 +79,8 @@ class Trained:
     ) -> dict[str, list[Any]]:
         """n matching items of the wanted modalities from the model's prior, in user units."""
         self.model.eval()
-        return decode_items(
-            self.front_ends, self.model.sample(n, _names(want), decode=decode, generator=_generator(seed))
-        )
+        made = self.model.sample(n, _names(want), decode=decode, generator=self._generator(seed))
+        return decode_items(self.front_ends, made)
 
     def interpolate(
         self,
@@ -93,16 +93,22 @@ class Trained:
     ) -> dict[str, list[Any]]:
         """`steps` items on the line between the posterior means of items a and b, such as {"text": "one"}."""
         self.model.eval()
-        ends = [encode_items(self.front_ends, [item]) for item in (a, b)]
-        made = self.model.interpolate(ends[0], ends[1], steps, _names(want), decode, _generator(seed))
+        made = self.model.interpolate(
+            self._encoded([a]), self._encoded([b]), steps, _names(want), decode, self._generator(seed)
+        )
         return decode_items(self.front_ends, made)
 
     @torch.no_grad()
     def embed(self, items: Iterable[Mapping[str, Any]] | None = None, **given: Any) -> np.ndarray:
         """Posterior means [N, D] of items such as [{"text": "one"}], or of one item given by keywords [1, D]."""
         self.model.eval()
-        batch = encode_items(self.front_ends, [given] if items is None else items)
-        return self.model.posterior(batch).mean.cpu().numpy()
+        return self.model.posterior(self._encoded([given] if items is None else items)).mean.cpu().numpy()
+
+    def _encoded(self, items: Iterable[Mapping[str, Any]]) -> dict[str, Sequence]:
+        return to_device(encode_items(self.front_ends, items), self.model.standard.zero.device)
+
+    def _generator(self, seed: int | None) -> torch.Generator | None:
+        return None if seed is None else torch.Generator(self.model.standard.zero.device).manual_seed(seed)
 
     def save(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors` into `folder`, each under a temporary name first."""
@@ -141,12 +147,15 @@ class Trained:
             raise ValueError(f"{folder / CONFIG} is damaged: {error!r}") from error
         if version != FORMAT_VERSION:
             raise ValueError(f"{folder / CONFIG} has format_version {version}; this release reads {FORMAT_VERSION}")
-        front_ends = {name: front_end_from_dict(item) for name, item in state["front_ends"].items()}
-        config = ModelConfig(**state["model"])
-        model = build(front_ends, state["longest"], config)
-        if state["components"]:
-            empty = torch.zeros(state["components"], config.latent)
-            model.fitted = Mixture(empty[:, 0], empty, empty.clone())
+        try:
+            front_ends = {name: front_end_from_dict(item) for name, item in state["front_ends"].items()}
+            config = ModelConfig(**state["model"])
+            model = build(front_ends, state["longest"], config)
+            if state["components"]:
+                empty = torch.zeros(state["components"], config.latent)
+                model.fitted = Mixture(empty[:, 0], empty, empty.clone())
+        except Exception as error:  # tokenizers raises a plain Exception for what it cannot read
+            raise ValueError(f"{folder / CONFIG} is damaged: {error!r}") from error
         try:
             model.load_state_dict(load_file(folder / WEIGHTS))
         except (SafetensorError, RuntimeError) as error:
@@ -183,7 +192,3 @@ def write_json(path: Path, value: Any) -> None:
 
 def _names(want: str | Iterable[str] | None) -> list[str] | None:
     return None if want is None else [want] if isinstance(want, str) else list(want)
-
-
-def _generator(seed: int | None) -> torch.Generator | None:
-    return None if seed is None else torch.Generator().manual_seed(seed)

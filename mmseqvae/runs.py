@@ -83,9 +83,9 @@ def next_commands(out: Path, manifest: Path, corpus: Corpus) -> list[str]:
     lines = [f"run: {out}", "next:"]
     texts = [row.cells["text"] for row in corpus.manifest.rows if "text" in row.cells]
     if texts and len(corpus.front_ends) > 1:
-        lines.append(f"  mmseqvae generate {out} --text {shlex.quote(texts[0])} --out {out / 'samples'}")
+        lines.append(f"  mmseqvae generate {out} --text {shlex.quote(texts[0])} --out {out / 'samples' / 'text'}")
     lines += [
-        f"  mmseqvae generate {out} --sample 5 --out {out / 'samples'}",
+        f"  mmseqvae generate {out} --sample 5 --out {out / 'samples' / 'prior'}",
         f"  mmseqvae embed {out} {manifest} --out {out / 'embeddings.npz'}",
         f"  tensorboard --logdir {out / 'tensorboard'}",
     ]
