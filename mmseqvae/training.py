@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import os
 import warnings
 from collections.abc import Sequence as Many
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from mmseqvae.gaussian import Gaussian
 from mmseqvae.measures import active_units
 from mmseqvae.model import Batch, MultimodalVAE
 from mmseqvae.objectives import OBJECTIVES, Terms
-from mmseqvae.pretrained import Trained, build, posteriors, to_device
+from mmseqvae.pretrained import Trained, build, posteriors, to_device, write_json
 from mmseqvae.schedules import warm_up, warm_up_then_cosine
 from mmseqvae.text import Tokenizer
 
@@ -144,8 +145,8 @@ def fit(
     loader = make_loader(datasets["train"], training.batch_size, seed=training.seed)
     steps = len(loader) * training.epochs
     module = Training(trained.model, objective, training, weights | objective.weights, steps)
-    settings = {"model": asdict(model), "objective": asdict(objective), "training": asdict(training)}
-    checkpoint = _checkpoint_of(out, settings)
+    data = {"front_ends": {name: end.to_dict() for name, end in corpus.front_ends.items()}, "longest": longest}
+    checkpoint = _checkpoint_of(out, {**settings(model, objective, training), **data})
     trainer = lightning.Trainer(
         accelerator="auto", devices=1, max_epochs=training.epochs, gradient_clip_val=training.clip,
         use_distributed_sampler=False, enable_model_summary=False, enable_progress_bar=progress,
@@ -165,6 +166,11 @@ def fit(
     trained.save(out)
     write_skipped(out, corpus.skipped)
     return trained
+
+
+def settings(model: ModelConfig, objective: ObjectiveConfig, training: TrainingConfig) -> dict[str, Any]:
+    """What tells two trainings on the same data apart, as plain data; the number of threads does not."""
+    return {"model": asdict(model), "objective": asdict(objective), "training": asdict(replace(training, threads=None))}
 
 
 def write_skipped(out: Path, skipped: Many[Any]) -> None:
@@ -189,19 +195,17 @@ def _callbacks(out: Path, training: TrainingConfig, steps: int, progress: bool) 
     return callbacks
 
 
-def _checkpoint_of(out: Path, settings: dict[str, Any]) -> Path | None:
-    """Where to go on, if a training with the same settings was interrupted in `out`."""
-    import json
-
-    from mmseqvae.pretrained import write_json
-
+def _checkpoint_of(out: Path, noted: dict[str, Any]) -> Path | None:
+    """Where to go on, if a training with the same settings and data was interrupted in `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    noted, checkpoint = out / "training.json", out / "checkpoints" / "last.ckpt"
+    notes, checkpoint = out / "training.json", out / "checkpoints" / "last.ckpt"
     if checkpoint.exists():
-        if not noted.exists() or json.loads(noted.read_text(encoding="utf-8")) != settings:
-            raise ValueError(f"{out} holds a training with other settings: choose another --out, or delete the folder")
+        if not notes.exists() or json.loads(notes.read_text(encoding="utf-8")) != noted:
+            raise ValueError(
+                f"{out} holds a training with other settings or data: choose another --out, or delete the folder"
+            )
         return checkpoint
-    write_json(noted, settings)
+    write_json(notes, noted)
     return None
 
 

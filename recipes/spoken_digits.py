@@ -29,6 +29,7 @@ from mmseqvae.data.download import download, extract, verify
 from mmseqvae.synth import FORMAT, Utterance, synthesise
 
 if TYPE_CHECKING:
+    from benchmarks.listeners import Listeners
     from mmseqvae.data import Corpus
     from mmseqvae.pretrained import Trained
 
@@ -229,7 +230,7 @@ def train(
     import torch
 
     from mmseqvae.pretrained import CONFIG, WEIGHTS, load
-    from mmseqvae.training import fit
+    from mmseqvae.training import fit, settings
 
     if training.threads:
         torch.set_num_threads(training.threads)
@@ -238,11 +239,10 @@ def train(
         trained = fit(corpus, out, model=model, objective=objective, training=training)
         return trained, time.monotonic() - started
     trained = load(out)
-    settings = {"model": asdict(model), "objective": asdict(objective), "training": asdict(training)}
     noted = json.loads((out / "training.json").read_text(encoding="utf-8"))
-    noted["training"]["threads"] = training.threads  # changes nothing but the speed
-    learnt_from, now = (ends["audio"].log_jacobian for ends in (trained.front_ends, corpus.front_ends))
-    if noted != settings or abs(learnt_from - now) > 1e-4:
+    data = {name: end.to_dict() for name, end in corpus.front_ends.items()}
+    wanted = {**settings(model, objective, training), "front_ends": data}
+    if {name: noted.get(name) for name in wanted} != wanted:
         raise ValueError(f"{out} holds a model of other settings or data: choose another --out, or delete the folder")
     return trained, None
 
@@ -250,20 +250,26 @@ def train(
 def measure(
     trained: Trained, corpus: Corpus, split: str, cache_dir: Path, draws: int, pairs: int, seed: int
 ) -> dict[str, Any]:
-    """All figures of the run, by judges that are trained on the training recordings and kept in the cache."""
-    from benchmarks.listeners import listeners
+    """All figures of the run."""
     from mmseqvae.coherence import cross_generation
     from mmseqvae.evaluation import evaluate
 
-    with open(corpus.manifest.path, encoding="utf-8", newline="") as file:
-        speakers = {row["id"]: row["speaker"] for row in csv.DictReader(file)}
-    judges = listeners(corpus, speakers, split, cache_dir)
+    judges = judged(corpus, split, cache_dir)
     dataset = corpus.datasets[split]
     heard = cross_generation(
         trained, dataset, corpus.datasets["train"], judges.word.labels, judges.speaker.labels, judges.word.penultimate,
         draws=draws, joint=pairs, seed=seed,
     )  # fmt: skip
     return {"judges": judges.accuracy, "coherence": heard, "evaluation": evaluate(trained, dataset, seed=seed)}
+
+
+def judged(corpus: Corpus, split: str, cache_dir: Path) -> Listeners:
+    """Judges of words and voices, trained on the training recordings, and their own accuracy on those of `split`."""
+    from benchmarks.listeners import listeners
+
+    with open(corpus.manifest.path, encoding="utf-8", newline="") as file:
+        speakers = {row["id"]: row["speaker"] for row in csv.DictReader(file)}
+    return listeners(corpus, speakers, split, cache_dir)
 
 
 def describe(source: str, split: str, training: TrainingConfig, seconds: float | None) -> dict[str, Any]:

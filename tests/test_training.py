@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data import Corpus, prepare
 from mmseqvae.pretrained import Trained, load, posteriors
+from mmseqvae.text import Tokenizer
 from mmseqvae.training import Training, fit
 
 SMALL = ModelConfig(
@@ -96,6 +97,13 @@ def test_a_folder_of_another_training_is_not_overwritten(corpus: Corpus, tmp_pat
     run(corpus, tmp_path)
     with pytest.raises(ValueError, match="other settings"):
         run(corpus, tmp_path, learning_rate=0.5)
+
+
+def test_a_folder_of_other_data_is_not_overwritten(corpus: Corpus, tmp_path: Path) -> None:
+    run(corpus, tmp_path)
+    other = Corpus({**corpus.front_ends, "text": Tokenizer.train(["other"])}, corpus.datasets, corpus.manifest, [])
+    with pytest.raises(ValueError, match="other settings or data"):
+        run(other, tmp_path)
 
 
 def test_checkpoints_load_without_running_code(corpus: Corpus, tmp_path: Path) -> None:
