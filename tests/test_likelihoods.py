@@ -257,3 +257,11 @@ def test_draw_never_takes_what_is_impossible() -> None:
 def test_rows_are_drawn_from_their_own_law() -> None:
     p = torch.eye(6)[[4, 0, 5, 2]]
     assert draw(p, seeded()).tolist() == [4, 0, 5, 2]
+
+
+@pytest.mark.parametrize("u", [0.0, 1 - 2**-53])
+def test_the_extreme_uniforms_fall_on_possible_tokens(u: float, monkeypatch) -> None:
+    p = torch.rand(500, 9, generator=seeded())
+    p[:, [0, 8]] = 0
+    monkeypatch.setattr(torch, "rand", lambda *shape, **how: torch.full(shape[:2], u, dtype=torch.float64))
+    assert set(draw(p).tolist()) == {1 if u == 0 else 7}
