@@ -49,7 +49,7 @@ class _LocationScale(FrameLikelihood):
         super().__init__()
         if scale_kind not in SCALES:
             raise ValueError(f"scale_kind must be one of {', '.join(SCALES)}, got {scale_kind!r}")
-        if not 0 < floor <= scale:
+        if scale <= 0 or (scale_kind != "fixed" and not 0 < floor <= scale):
             raise ValueError(f"need 0 < floor <= scale, got floor {floor} and scale {scale}")
         self.channels, self.scale_kind, self.floor = channels, scale_kind, floor
         self.size = 2 * channels if scale_kind == "predicted" else channels

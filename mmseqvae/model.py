@@ -87,6 +87,7 @@ class MultimodalVAE(nn.Module):
         """Run the encoder of every modality in `given` (default: all readable) that the batch holds, once."""
         names = self._check(given, self.readable, "given")
         rows = _rows(batch)
+        self._check_views(batch, names if given is not None else [])
         experts: dict[str, Gaussian] = {}
         present: dict[str, Tensor] = {}
         for name in names:
@@ -169,7 +170,8 @@ class MultimodalVAE(nn.Module):
         """
         names = self._check(want, self.writable, "want")
         prior = prior or self.prior
-        q = self.posterior(batch, [name for name in names if name in self.readable])
+        readable = [name for name in names if name in self.readable and (self._modality(name).reads or name) in batch]
+        q = self.posterior(batch, readable)
         pieces = []
         for size in _split(draws, max(1, ROWS // max(1, len(q.mean)))):
             z = q.rsample(size, generator)
@@ -267,6 +269,16 @@ class MultimodalVAE(nn.Module):
 
         self.fitted = fit_mixture(z, components, seed)
         return self.fitted
+
+    def _check_views(self, batch: Batch, needed: list[str]) -> None:
+        """Raise ValueError for a view that no modality knows, and where the view of a needed modality is absent."""
+        known = {view for name, m in self._named() for view in (m.reads or name, m.writes or name)}
+        strange = sorted(set(batch) - known)
+        if strange:
+            raise ValueError(f"the batch holds {strange}; this model reads and writes {sorted(known)}")
+        absent = [name for name in needed if (self._modality(name).reads or name) not in batch]
+        if absent:
+            raise ValueError(f"given names {absent}, but the batch holds only {sorted(batch)}")
 
     def _named(self) -> list[tuple[str, Modality]]:
         return [(name, modality) for name, modality in self.modalities.items() if isinstance(modality, Modality)]

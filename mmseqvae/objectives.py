@@ -48,6 +48,7 @@ def elbo(
     A bound on log p(x) when beta >= 1, no free bits and weights of 1 (Kingma & Welling 2014, eq. 3; Wu & Goodman 2018,
     eq. 2). Trained on it alone, a product of experts does not learn to generate one modality from another.
     """
+    _check_weights(model, weights)
     encoded = model.encode(batch)
     q = encoded.posterior()
     scores = model.log_likelihood(q.rsample(), batch)
@@ -78,6 +79,7 @@ def coordinated(
     modality cannot add to (only one is present in a row) are dropped for that row. Not a bound, except that its
     first line is one under the conditions of `elbo`, which is reported beside it.
     """
+    _check_weights(model, weights)
     encoded = model.encode(batch)
     q = encoded.posterior()
     singles = {name: encoded.posterior([name]) for name in encoded.experts}
@@ -110,6 +112,12 @@ def floored(kl: Tensor, free_bits: float) -> Tensor:
     if free_bits <= 0:
         return kl.sum(-1)
     return torch.where(kl.mean(0) < free_bits, free_bits, kl).sum(-1)
+
+
+def _check_weights(model: MultimodalVAE, weights: Mapping[str, float] | None) -> None:
+    strange = sorted((weights or {}).keys() - set(model.writable))
+    if strange:
+        raise ValueError(f"weights name {strange}, but this model writes {model.writable}")
 
 
 def _weighted(scores: Mapping[str, Tensor], weights: Mapping[str, float] | None) -> Tensor:

@@ -23,6 +23,7 @@ from mmseqvae.gaussian import Gaussian
 from mmseqvae.likelihoods import Normal
 from mmseqvae.modalities import Modality
 from mmseqvae.model import MultimodalVAE, effective_draws, log_mean_exp
+from mmseqvae.objectives import elbo
 from mmseqvae.priors import Mixture
 from mmseqvae.sampling import FrameSampling, TokenSampling
 from mmseqvae.sequence import Sequence
@@ -429,3 +430,20 @@ def test_how_a_modality_is_drawn_can_be_chosen() -> None:
 def test_bad_calls_name_what_is_wrong(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(build())
+
+
+def test_names_that_nothing_answers_to_are_refused() -> None:
+    model = MultimodalVAE({"text": Modality(TokenEncoder(5, 2), TokenDecoder(5, 2, end=0, max_steps=4))})
+    text = Sequence(torch.tensor([[1, 0]]), torch.tensor([2]))
+    with pytest.raises(ValueError, match=r"the batch holds \['txt'\]"):
+        model.generate({"txt": text})
+    two = MultimodalVAE(
+        {
+            "text": Modality(TokenEncoder(5, 2), TokenDecoder(5, 2, end=0, max_steps=4)),
+            "label": Modality(TokenEncoder(3, 2)),
+        }
+    )
+    with pytest.raises(ValueError, match=r"given names \['label'\]"):
+        two.posterior({"text": text}, given=["label"])
+    with pytest.raises(ValueError, match=r"weights name \['txt'\]"):
+        elbo(model, {"text": text}, weights={"txt": 20.0})
