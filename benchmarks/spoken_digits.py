@@ -240,7 +240,7 @@ def page(figures: dict[int, Figures], ceiling: Figures, noise: dict[str, int], c
         f"`{command}`",
         "",
         f"{time.strftime('%Y-%m-%d')}, {platform.machine()} with {os.cpu_count()} cores, one thread a training,",
-        f"torch {run['torch']}. {first['coherence']['draws_a_word']} draws a word, one latent drawn from the posterior,",
+        f"torch {run['torch']}. {first['coherence']['draws_a_word']} draws a word, one latent of the posterior,",
         "greedy text, frame noise 0.5 unless said; in brackets 95 % intervals of the shares.",
         "",
         "| measure | bar | median | " + " | ".join(f"seed {seed}" for seed in figures) + " |",

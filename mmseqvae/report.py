@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 WORDS = 10  # distinct texts that are said and drawn
 PAIRS = 8
+SHOWN = 20  # characters of a text in a picture
 
 
 @torch.no_grad()
@@ -82,7 +83,7 @@ def _said(
         longest = max(len(mel) for mel in shown)
         for column, mel in enumerate(shown):
             _spectrogram(axes[row, column], mel, front_end, longest)
-        axes[row, 0].set_ylabel(word, rotation=0, ha="right", va="center")
+        axes[row, 0].set_ylabel(word[:SHOWN], rotation=0, ha="right", va="center")
     for column in range(axes.shape[1]):
         axes[0, column].set_title("recording" if column == 0 else f"generated {column}", fontsize=9)
     return [*paths, _save(figure, out / "pictures" / f"words{where}.png")]
@@ -103,7 +104,7 @@ def _invented(trained: Trained, text: str, audio: str, out: Path, where: str, se
     for row, mel in enumerate(mels):
         axis = axes.flat[row]
         _spectrogram(axis, mel, front_end, max(map(len, mels)))
-        axis.set_title(repr(texts[row]), fontsize=9)
+        axis.set_title(repr(texts[row][:SHOWN]), fontsize=9)
     return [_table(folder / "texts.csv", table), _save(figure, out / "pictures" / f"pairs{where}.png")]
 
 
@@ -124,6 +125,8 @@ def _heard(
 
 def _latent(trained: Trained, dataset: SequenceDataset, path: Path) -> Path:
     """Joint posterior means on their first two principal axes, coloured by text (or label) where there are few."""
+    from matplotlib import colormaps
+
     mean, _ = posteriors(trained.model, dataset)
     centred = (mean - mean.mean(0)).double().cpu()
     _, spread, axes = torch.linalg.svd(centred, full_matrices=False)
@@ -132,9 +135,10 @@ def _latent(trained: Trained, dataset: SequenceDataset, path: Path) -> Path:
     names = _names(trained, dataset)
     figure, grid = _figure(1, 1, 5.5, 4.5)
     axis = grid[0, 0]
+    axis.set_prop_cycle(color=colormaps["tab10" if len(set(names)) <= 10 else "tab20"].colors)
     for name in sorted(set(names)):
         chosen = np.array([other == name for other in names])
-        axis.scatter(*points[chosen].T, s=9, label=name or None)
+        axis.scatter(*points[chosen].T, s=9, label=name[:SHOWN] or None)
     axis.set_xlabel(f"first principal axis ({share[0]:.0%} of the variance)")
     axis.set_ylabel(f"second ({share[1]:.0%})" if len(share) > 1 else "")
     axis.set_title("posterior means of the joint observation", fontsize=10)

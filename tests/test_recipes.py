@@ -1,0 +1,103 @@
+"""Every recipe, found by glob, runs from made-up recordings to its run directory in two steps, and again from there."""
+
+import hashlib
+import importlib
+import inspect
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from mmseqvae.config import ModelConfig, TrainingConfig
+
+RECIPES = [f"recipes.{path.stem}" for path in sorted(Path(__file__).parent.parent.glob("recipes/[a-z]*.py"))]
+TINY = ModelConfig(
+    latent=3, token_embedding=4, token_encoder=4, token_decoder=4, frame_encoder=4, frame_inputs=4, frame_decoder=4
+)
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, object]]:
+    """Recipe -> the arguments with which it runs on data made here."""
+    from recipes import spoken_digits
+
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for digit in range(3):
+        for speaker in ("ann", "bob"):
+            for take in range(9):
+                time = np.arange(int(random.integers(900, 1400))) / 8000
+                wave = 0.3 * np.sin(2 * np.pi * (300 + 700 * digit) * time) + 0.01 * random.standard_normal(len(time))
+                soundfile.write(folder / f"{digit}_{speaker}_{take}.wav", wave, 8000)
+    sums = tmp_path / "sums"
+    files = sorted(folder.iterdir())
+    sums.write_text("".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files))
+    monkeypatch.setattr(spoken_digits, "FSDD_SUMS", sums)
+    return {"recipes.spoken_digits": {"source": "fsdd", "data_dir": folder, "draws": 2, "pairs": 3}}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_steps_of_every_recipe(
+    name: str,
+    made: dict[str, dict[str, object]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe = importlib.import_module(name)
+    assert f"python -m {name}" in recipe.__doc__
+    assert {"out", "cache_dir", "seed", "training"} <= inspect.signature(recipe.main).parameters.keys()
+    assert name in made, f"{name} needs data made in this test"
+    out = tmp_path / "run"
+    settings = TrainingConfig(epochs=2, batch_size=24, components=2, threads=1)
+    arguments = {**made[name], "out": out, "cache_dir": tmp_path / "cache", "model": TINY}
+
+    recipe.main(**arguments, training=settings)
+    for part in ("config.json", "model.safetensors", "metrics.json", "samples", "pictures", "checkpoints",
+                 "tensorboard", "skipped.csv"):  # fmt: skip
+        assert (out / part).exists(), part
+    assert not list(out.rglob(".*"))  # no temporary file is left
+    first = capsys.readouterr().out
+    assert f"mmseqvae generate {out}" in first
+    json.loads((out / "metrics.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    recipe.main(**arguments, training=settings)  # all is there
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+    assert capsys.readouterr().out == first
+
+    (out / "metrics.json").unlink()  # the model is kept, the figures are made again and are the same
+    recipe.main(**arguments, training=settings)
+    assert (out / "model.safetensors").stat().st_mtime_ns == before[out / "model.safetensors"]
+    assert capsys.readouterr().out == first
+
+    with pytest.raises(ValueError, match="other settings or data"):
+        recipe.main(**arguments, training=settings, seed=5)
+
+
+def test_judges_are_measured_on_what_they_did_not_learn_from(
+    made: dict[str, dict[str, object]], tmp_path: Path
+) -> None:
+    from benchmarks.listeners import listeners
+    from mmseqvae.data import prepare
+    from recipes import spoken_digits
+
+    manifest = spoken_digits.prepare_fsdd(tmp_path / "cache", made["recipes.spoken_digits"]["data_dir"])  # type: ignore[arg-type]
+    corpus = prepare(manifest, audio=spoken_digits.AUDIO, cache_dir=tmp_path / "cache")
+    train, test = corpus.datasets["train"], corpus.datasets["test"]
+    voices = {id: id.split("_")[1] for id in [*train.ids, *test.ids]}
+    known = listeners(corpus, voices, "test", tmp_path / "cache", progress=False)
+    assert known.accuracy["word"]["wav"]["of"] == known.accuracy["speaker"]["log_mel"]["of"] == len(test)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "judges").rglob("*")}
+    listeners(corpus, voices, "test", tmp_path / "cache", progress=False)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "judges").rglob("*")} == kept
+
+    strangers = voices | {id: f"new {voices[id]}" for id in test.ids}
+    found = listeners(corpus, strangers, "test", tmp_path / "cache", progress=False)
+    assert found.accuracy["word"] == known.accuracy["word"]
+    assert found.accuracy["speaker"]["log_mel"]["of"] == len(train) // 6
+    assert "training voices" in found.accuracy["speaker"]["on"]
+    assert found.speaker.classes == ["ann", "bob"]
