@@ -135,7 +135,8 @@ def _latent(trained: Trained, dataset: SequenceDataset, path: Path) -> Path:
     names = _names(trained, dataset)
     figure, grid = _figure(1, 1, 5.5, 4.5)
     axis = grid[0, 0]
-    axis.set_prop_cycle(color=colormaps["tab10" if len(set(names)) <= 10 else "tab20"].colors)
+    colours = colormaps["tab10" if len(set(names)) <= 10 else "tab20"]
+    axis.set_prop_cycle(color=[colours(number) for number in range(colours.N)])
     for name in sorted(set(names)):
         chosen = np.array([other == name for other in names])
         axis.scatter(*points[chosen].T, s=9, label=name[:SHOWN] or None)
