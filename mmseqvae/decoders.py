@@ -8,66 +8,16 @@ Both give a proper law over sequences of every length up to `max_steps`: probabi
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from mmseqvae.conditioned import ConditionedRNN, at_scored, check_lengths, flatten_draws
 from mmseqvae.likelihoods import FrameLikelihood, categorical_log_prob, categorical_sample, draw
-from mmseqvae.recurrent import Recurrent, State
+from mmseqvae.recurrent import State
 from mmseqvae.sampling import FrameSampling, TokenSampling, check_max_steps
 from mmseqvae.sequence import Sequence
-
-
-class _ConditionedRNN(nn.Module):
-    """A recurrent net whose every step sees the latent, as a layer (`forward`) and step by step (`begin`, `step`)."""
-
-    def __init__(self, latent: int, inputs: int, hidden: int, kind: str, layers: int, dropout: float) -> None:
-        super().__init__()
-        self.rnn = Recurrent(inputs, hidden, kind=kind, layers=layers, dropout=dropout)
-        self.states = 2 if kind == "lstm" else 1
-        self.to_input = nn.Linear(latent, inputs)
-        self.to_state = nn.Linear(latent, layers * self.states * hidden)
-        self.to_output = nn.Linear(latent, hidden)
-
-    def forward(self, z: Tensor, x: Tensor, lengths: Tensor) -> Tensor:
-        """z [N, D], x [N, T, E] -> hidden [N, T, H]."""
-        outputs = self.rnn(x + self.to_input(z)[:, None], lengths, self.begin(z))
-        return outputs + self.to_output(z)[:, None]
-
-    def begin(self, z: Tensor) -> list[State]:
-        """The state before the first step."""
-        states = rearrange(self.to_state(z).tanh(), "n (l s h) -> l s n h", l=self.rnn.layers, s=self.states)
-        return [tuple(layer) for layer in states]
-
-    def step(self, z: Tensor, x: Tensor, state: list[State]) -> tuple[Tensor, list[State]]:
-        """z [N, D], x [N, E] -> hidden [N, H] and the next state."""
-        output, state = self.rnn.step(x + self.to_input(z), state)
-        return output + self.to_output(z), state
-
-
-def _at_scored(mask: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-    """Run `compute` on the steps that are scored only: mask [N, T] -> [N, T] with 0 elsewhere."""
-    index = mask.flatten().nonzero().squeeze(-1)
-    scored = compute(index)
-    return scored.new_zeros(mask.numel()).index_copy(0, index, scored).reshape(mask.shape)
-
-
-def _flatten_draws(z: Tensor, x: Sequence) -> tuple[Tensor, Sequence, tuple[int, ...]]:
-    """z [..., B, D] and a Sequence of B -> z [N, D], a Sequence of N, and the shape of the rows [..., B]."""
-    rows = tuple(z.shape[:-1])
-    if rows[-1] != len(x):
-        raise ValueError(f"latent of {rows[-1]} rows, but {len(x)} sequences")
-    times = math.prod(rows[:-1])
-
-    def stack(t: Tensor) -> Tensor:
-        return repeat(t, "b ... -> (k b) ...", k=times)
-
-    observed = None if x.observed is None else stack(x.observed)
-    return z.reshape(-1, z.shape[-1]), Sequence(stack(x.values), stack(x.lengths), observed), rows
 
 
 class TokenDecoder(nn.Module):
@@ -100,7 +50,7 @@ class TokenDecoder(nn.Module):
         self.input_dropout, self.input_noise = input_dropout, input_noise
         self.hidden_token, self.start_token = vocabulary, vocabulary + 1
         self.embedding = nn.Embedding(vocabulary + 2, embedding)
-        self.net = _ConditionedRNN(latent, embedding, hidden, kind, layers, dropout)
+        self.net = ConditionedRNN(latent, embedding, hidden, kind, layers, dropout)
         self.dropout = nn.Dropout(dropout)
         self.to_logits = nn.Linear(hidden, vocabulary)
 
@@ -109,8 +59,8 @@ class TokenDecoder(nn.Module):
 
         Raises ValueError where a sequence is longer than `max_steps`.
         """
-        z, x, rows = _flatten_draws(z, x)
-        _check_lengths(x, self.max_steps)
+        z, x, rows = flatten_draws(z, x)
+        check_lengths(x, self.max_steps)
         previous = F.pad(x.filled(self.hidden_token), (1, 0), value=self.start_token)[:, : x.steps]
         hidden = self.net(z, self.embedding(self._corrupt(previous)), x.lengths)
 
@@ -119,7 +69,7 @@ class TokenDecoder(nn.Module):
             last = index % x.steps == self.max_steps - 1
             return categorical_log_prob(self._force_end(logits, last[:, None]), x.values.flatten()[index])
 
-        return _at_scored(x.mask, scored).reshape(*rows, x.steps)
+        return at_scored(x.mask, scored).reshape(*rows, x.steps)
 
     def sample(self, z: Tensor, how: TokenSampling, generator: torch.Generator | None = None) -> Sequence:
         """Free-running draws, one a row: z [N, D] -> Sequence of N that ends in `end`."""
@@ -199,7 +149,7 @@ class FrameDecoder(nn.Module):
         self.start = nn.Parameter(torch.zeros(reduction * likelihood.channels))
         self.hole = nn.Parameter(torch.zeros(likelihood.channels))
         self.from_block = nn.Linear(reduction * likelihood.channels, inputs)
-        self.net = _ConditionedRNN(latent, inputs, hidden, kind, layers, dropout)
+        self.net = ConditionedRNN(latent, inputs, hidden, kind, layers, dropout)
         self.dropout = nn.Dropout(dropout)
         self.to_frames = nn.Linear(hidden, reduction * likelihood.size)
         self.to_end = nn.Linear(hidden, reduction + 1)
@@ -213,8 +163,8 @@ class FrameDecoder(nn.Module):
 
         0 where not scored. Raises ValueError where a sequence is longer than `max_steps`.
         """
-        z, x, rows = _flatten_draws(z, x)
-        _check_lengths(x, self.max_steps)
+        z, x, rows = flatten_draws(z, x)
+        check_lengths(x, self.max_steps)
         hidden = self.hidden(z, x)
         return (self._frame_terms(hidden, x) + self._end_terms(hidden, x)).reshape(*rows, x.steps)
 
@@ -285,7 +235,7 @@ class FrameDecoder(nn.Module):
             parameters = rearrange(self.to_frames(hidden.flatten(0, 1)[used]), "m (r p) -> m r p", r=self.reduction)
             return self.likelihood.log_prob(parameters[where, t % self.reduction], x.values.flatten(0, 1)[index])
 
-        return _at_scored(x.mask, scored)
+        return at_scored(x.mask, scored)
 
     def _end_terms(self, hidden: Tensor, x: Sequence) -> Tensor:
         blocks, steps = hidden.shape[1], x.steps
@@ -300,7 +250,7 @@ class FrameDecoder(nn.Module):
             outcome = torch.where(left > self.reduction, 0, left)
             return end.gather(-1, outcome[:, None]).squeeze(-1)
 
-        return _at_scored(x.mask & first, scored)
+        return at_scored(x.mask & first, scored)
 
     def _corrupt(self, blocks: Tensor) -> Tensor:
         if not self.training:
@@ -311,12 +261,3 @@ class FrameDecoder(nn.Module):
             hide = torch.rand(blocks.shape[:2], device=blocks.device) < self.input_dropout
             blocks = torch.where(hide[..., None], self.hole.repeat(self.reduction), blocks)
         return blocks
-
-
-def _check_lengths(x: Sequence, max_steps: int) -> None:
-    if x.steps > max_steps and bool((x.lengths > max_steps).any()):
-        longest = int(x.lengths.max())
-        raise ValueError(
-            f"a sequence has {longest} steps, but this decoder was built for at most {max_steps} (max_steps): "
-            "cut it, or build the decoder with a larger max_steps"
-        )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -24,3 +27,26 @@ def poe(experts: Gaussian, present: Tensor) -> Gaussian:
     log_precision = torch.cat([torch.zeros_like(log_precision[:1]), log_precision])
     weight = log_precision.softmax(0)[1:]  # the base expert's mean is 0
     return Gaussian((weight * mean).sum(0), -log_precision.logsumexp(0))
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the encoders said about a batch, each having run once; every subset posterior is arithmetic on it.
+
+    experts: {modality: Gaussian [B, D]}; present: {modality: [B] bool}; shape: (B, D) of the batch.
+    """
+
+    experts: dict[str, Gaussian]
+    present: dict[str, Tensor]
+    like: Tensor
+
+    def posterior(self, given: Iterable[str] | None = None) -> Gaussian:
+        """Product of the experts in `given` (default: all of them) with N(0, I) as base expert -> [B, D]."""
+        chosen = set(self.experts if given is None else [given] if isinstance(given, str) else given)
+        names = [name for name in self.experts if name in chosen]
+        if not names:
+            return Gaussian.standard_like(self.like)
+        experts = Gaussian(
+            torch.stack([self.experts[n].mean for n in names]), torch.stack([self.experts[n].logvar for n in names])
+        )
+        return poe(experts, torch.stack([self.present[n] for n in names]))

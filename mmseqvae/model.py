@@ -4,45 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from mmseqvae.decoders import TokenDecoder
-from mmseqvae.fusion import poe
+from mmseqvae.fusion import Encoded
 from mmseqvae.gaussian import Gaussian
 from mmseqvae.modalities import Decoder, Modality
-from mmseqvae.priors import Mixture, Prior, StandardNormal
+from mmseqvae.priors import Mixture, Prior, StandardNormal, fit_mixture
 from mmseqvae.sampling import FrameSampling, Sampling, TokenSampling
 from mmseqvae.sequence import Sequence
 
 Batch = Mapping[str, Sequence]
 ROWS = 1024  # latent draws that go through a decoder at once when scoring
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """What the encoders said about a batch, each having run once; every subset posterior is arithmetic on it.
-
-    experts: {modality: Gaussian [B, D]}; present: {modality: [B] bool}; shape: (B, D) of the batch.
-    """
-
-    experts: dict[str, Gaussian]
-    present: dict[str, Tensor]
-    like: Tensor
-
-    def posterior(self, given: Iterable[str] | None = None) -> Gaussian:
-        """Product of the experts in `given` (default: all of them) with N(0, I) as base expert -> [B, D]."""
-        chosen = set(self.experts if given is None else [given] if isinstance(given, str) else given)
-        names = [name for name in self.experts if name in chosen]
-        if not names:
-            return Gaussian.standard_like(self.like)
-        experts = Gaussian(
-            torch.stack([self.experts[n].mean for n in names]), torch.stack([self.experts[n].logvar for n in names])
-        )
-        return poe(experts, torch.stack([self.present[n] for n in names]))
 
 
 class MultimodalVAE(nn.Module):
@@ -265,8 +241,6 @@ class MultimodalVAE(nn.Module):
 
     def fit_prior(self, z: Tensor, components: int, seed: int = 0) -> Mixture:
         """Set `fitted` to a diagonal mixture fitted to draws z [N, D] from training posteriors, and return it."""
-        from mmseqvae.priors import fit_mixture
-
         self.fitted = fit_mixture(z, components, seed)
         return self.fitted
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from mmseqvae.decoders import TokenDecoder
+from mmseqvae.fusion import Encoded
 from mmseqvae.gaussian import Gaussian
-from mmseqvae.model import Batch, Encoded, MultimodalVAE
+from mmseqvae.model import Batch, MultimodalVAE
 
 
 @dataclass(frozen=True)

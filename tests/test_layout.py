@@ -23,6 +23,7 @@ ORDER = [
     "fusion",
     "priors",
     "encoders",
+    "conditioned",
     "decoders",
     "modalities",
     "model",
