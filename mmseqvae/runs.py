@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import shlex
+import shutil
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -78,15 +80,22 @@ def check_names(names: Iterable[str], there: list[str], what: str) -> None:
         )
 
 
+def command(name: str) -> str:
+    """How to call a command of this installation: by its name where the shell finds it, else by its path from here."""
+    return name if shutil.which(name) else os.path.relpath(Path(sys.executable).with_name(name))
+
+
 def next_commands(out: Path, manifest: Path, corpus: Corpus) -> list[str]:
     """What to try on a fresh run, with one of its own texts."""
     lines = [f"run: {out}", "next:"]
     texts = [row.cells["text"] for row in corpus.manifest.rows if "text" in row.cells]
     if texts and len(corpus.front_ends) > 1:
-        lines.append(f"  mmseqvae generate {out} --text {shlex.quote(texts[0])} --out {out / 'samples' / 'text'}")
+        lines.append(
+            f"  {command('mmseqvae')} generate {out} --text {shlex.quote(texts[0])} --out {out / 'samples' / 'text'}"
+        )
     lines += [
-        f"  mmseqvae generate {out} --sample 5 --out {out / 'samples' / 'prior'}",
-        f"  mmseqvae embed {out} {manifest} --out {out / 'embeddings.npz'}",
-        f"  tensorboard --logdir {out / 'tensorboard'}",
+        f"  {command('mmseqvae')} generate {out} --sample 5 --out {out / 'samples' / 'prior'}",
+        f"  {command('mmseqvae')} embed {out} {manifest} --out {out / 'embeddings.npz'}",
+        f"  {command('tensorboard')} --logdir {out / 'tensorboard'}",
     ]
     return lines

@@ -14,6 +14,7 @@ import soundfile
 from mmseqvae.arguments import run
 from mmseqvae.cli import main
 from mmseqvae.config import ModelConfig
+from mmseqvae.runs import command
 
 PITCHES = {"low": 300, "mid": 700, "high, so high": 1500}  # Hz
 RATE = 8000
@@ -362,3 +363,14 @@ def test_help_needs_no_torch(command: list[str]) -> None:
     assert shown.returncode == 0, shown.stderr
     assert "usage: mmseqvae" in shown.stdout
     assert ("--skip-bad" in shown.stdout) == (command not in ([], ["generate"]))
+
+
+def test_next_commands_can_be_typed_as_they_stand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sys.executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.chdir(tmp_path)
+    assert command("mmseqvae") == str(Path("bin") / "mmseqvae")
+    script = tmp_path / "mmseqvae"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    assert command("mmseqvae") == "mmseqvae"
