@@ -239,9 +239,9 @@ class MultimodalVAE(nn.Module):
             out[name] = decoder.sample(z, how, generator)  # type: ignore[arg-type]
         return out
 
-    def fit_prior(self, z: Tensor, components: int, seed: int = 0) -> Mixture:
+    def fit_prior(self, z: Tensor, components: int, seed: int = 0, progress: bool = False) -> Mixture:
         """Set `fitted` to a diagonal mixture fitted to draws z [N, D] from training posteriors, and return it."""
-        self.fitted = fit_mixture(z, components, seed)
+        self.fitted = fit_mixture(z, components, seed, progress)
         return self.fitted
 
     def _check_views(self, batch: Batch, needed: list[str]) -> None:

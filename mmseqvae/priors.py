@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from mmseqvae.gaussian import Gaussian
 
@@ -69,19 +71,25 @@ class Mixture(nn.Module):
 Prior = StandardNormal | Mixture
 
 
-def fit_mixture(z: Tensor, components: int, seed: int = 0) -> Mixture:
+def fit_mixture(z: Tensor, components: int, seed: int = 0, progress: bool = False) -> Mixture:
     """Fit a diagonal Gaussian mixture to draws z [N, D] by expectation maximisation (scikit-learn).
 
-    Takes at most one component for every ten draws. Raises ValueError below two draws or one component.
+    The better of two starts; at most one component for every ten draws. Raises ValueError below two draws or one
+    component.
     """
     from sklearn.mixture import GaussianMixture
 
     if components < 1 or len(z) < 2:
         raise ValueError(f"need at least 1 component and 2 draws, got {components} and {len(z)}")
     components = max(1, min(components, len(z) // 10))
-    fitted = GaussianMixture(
-        components, covariance_type="diag", reg_covar=1e-3, n_init=2, max_iter=300, random_state=seed
-    ).fit(z.double().cpu().numpy())
+    points, random = z.double().cpu().numpy(), np.random.RandomState(seed)
+    starts = [
+        GaussianMixture(components, covariance_type="diag", reg_covar=1e-3, max_iter=300, random_state=random).fit(
+            points
+        )
+        for _ in tqdm(range(2), desc="fitting the prior", unit="start", disable=not progress)
+    ]
+    fitted = max(starts, key=lambda start: start.lower_bound_)
 
     def tensor(array) -> Tensor:  # type: ignore[no-untyped-def]
         return torch.as_tensor(array, dtype=z.dtype, device=z.device)

@@ -161,7 +161,7 @@ def fit(
 
     mean, logvar = posteriors(trained.model, datasets["train"])
     draws = Gaussian(mean, logvar).rsample(generator=torch.Generator().manual_seed(training.seed))
-    trained.model.fit_prior(draws, training.components, training.seed)
+    trained.model.fit_prior(draws, training.components, training.seed, progress)
     trained.model.eval()
     trained.save(out)
     write_skipped(out, corpus.skipped)
