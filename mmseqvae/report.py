@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections.abc import Callable
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from mmseqvae.audio import LogMel, write_audio
 from mmseqvae.data import SequenceDataset, decode_items, encode_items
@@ -29,7 +33,9 @@ SHOWN = 20  # characters of a text in a picture
 
 
 @torch.no_grad()
-def report(trained: Trained, dataset: SequenceDataset, out: str | Path, seed: int = 0, samples: int = 3) -> list[Path]:
+def report(
+    trained: Trained, dataset: SequenceDataset, out: str | Path, seed: int = 0, samples: int = 3, progress: bool = True
+) -> list[Path]:
     """Write `out`/pictures (PNG) and `out`/samples (WAV files and tables of texts); return the paths.
 
     Made for every pair of a token modality and an audio modality: words.png (each of the first ten distinct texts said
@@ -38,16 +44,20 @@ def report(trained: Trained, dataset: SequenceDataset, out: str | Path, seed: in
     """
     trained.model.eval()
     out = Path(out)
-    written = [_latent(trained, dataset, out / "pictures" / "latent.png")]
     texts = [name for name, front_end in trained.front_ends.items() if isinstance(front_end, Tokenizer)]
     sounds = [name for name, front_end in trained.front_ends.items() if isinstance(front_end, LogMel)]
     several = len(texts) * len(sounds) > 1
-    for text in texts:
-        for audio in sounds:
-            where = f"-{text}-{audio}" if several else ""
-            written += _said(trained, dataset, text, audio, out, where, samples, seed)
-            written += _invented(trained, text, audio, out, where, seed)
-            written += _heard(trained, dataset, text, audio, out, where, seed)
+    parts: list[Callable[[], list[Path]]] = [lambda: [_latent(trained, dataset, out / "pictures" / "latent.png")]]
+    for text, audio in product(texts, sounds):
+        where = f"-{text}-{audio}" if several else ""
+        parts += [
+            partial(_said, trained, dataset, text, audio, out, where, samples, seed),
+            partial(_invented, trained, text, audio, out, where, seed),
+            partial(_heard, trained, dataset, text, audio, out, where, seed),
+        ]
+    written: list[Path] = []
+    for part in tqdm(parts, desc="pictures and sounds", unit="part", leave=False, disable=not progress):
+        written += part()
     return written
 
 
