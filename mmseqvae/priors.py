@@ -91,7 +91,7 @@ def fit_mixture(z: Tensor, components: int, seed: int = 0, progress: bool = Fals
     ]
     fitted = max(starts, key=lambda start: start.lower_bound_)
 
-    def tensor(array) -> Tensor:  # type: ignore[no-untyped-def]
+    def tensor(array: np.ndarray) -> Tensor:
         return torch.as_tensor(array, dtype=z.dtype, device=z.device)
 
     return Mixture(tensor(fitted.weights_).log(), tensor(fitted.means_), tensor(fitted.covariances_).log())

@@ -6,7 +6,7 @@ S subsets, V vocabulary, H hidden units, R reduction factor (frames a decoder st
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import overload
 
@@ -136,7 +136,7 @@ class Sequence:
     def pin_memory(self) -> Sequence:
         return self._map(Tensor.pin_memory)
 
-    def _map(self, function) -> Sequence:  # type: ignore[no-untyped-def]
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Sequence:
         observed = None if self.observed is None else function(self.observed)
         return Sequence(function(self.values), function(self.lengths), observed)
 
