@@ -11,7 +11,6 @@ listen to any model whose output is brought back to that unit. Training varies g
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from mmseqvae.files import replacing, write_json
 from mmseqvae.sequence import Sequence
 
 FORMAT_VERSION = 1
@@ -104,13 +104,9 @@ class Judge(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Write `judge.safetensors` and `judge.json` into `folder`."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights, config = folder / "judge.safetensors", folder / "judge.json"
-        save_file(self.state_dict(), f"{weights}.part")
-        os.replace(f"{weights}.part", weights)
-        Path(f"{config}.part").write_text(json.dumps({"format_version": FORMAT_VERSION, **self.config}, indent=1))
-        os.replace(f"{config}.part", config)
+        with replacing(Path(folder) / "judge.safetensors") as part:
+            save_file(self.state_dict(), part)
+        write_json(Path(folder) / "judge.json", {"format_version": FORMAT_VERSION, **self.config})
 
     @classmethod
     def load(cls, folder: str | Path) -> Judge:

@@ -28,8 +28,9 @@ from mmseqvae.audio import LogMel, read_audio
 from mmseqvae.config import CACHE_DIR
 from mmseqvae.data import Corpus, decode_items, prepare
 from mmseqvae.evaluation import share_to_dict
+from mmseqvae.files import write_json, write_text
 from mmseqvae.measures import kept
-from mmseqvae.pretrained import load, write_json
+from mmseqvae.pretrained import load
 from recipes import spoken_digits as recipe
 
 RESULTS = Path(__file__).with_name("results")
@@ -153,10 +154,7 @@ def main(
     command += f" --seeds {' '.join(map(str, seeds))}" + (f" --options {' '.join(options)}" if options else "")
     text = page(figures, ceiling, noise, command)
     print(text)
-    results.mkdir(parents=True, exist_ok=True)
-    part = results / f".spoken_digits-{source}.md.{os.getpid()}"
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(results / f"spoken_digits-{source}.md")
+    write_text(results / f"spoken_digits-{source}.md", text + "\n")
     everything = {
         "command": command,
         "ceiling": ceiling,

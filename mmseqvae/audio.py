@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
 from dataclasses import asdict
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mmseqvae.config import LogMelConfig
+from mmseqvae.files import replacing
 from mmseqvae.frames import FrontEnd, Standard
 
 LEAST_STEP = 2.0**-15  # one step of 16-bit audio
@@ -102,13 +102,8 @@ def write_audio(path: str | Path, wave: np.ndarray | Tensor, sample_rate: int) -
     if samples.ndim != 1 or not np.isfinite(samples).all():
         raise AudioError(f"{path}: [N] finite samples are needed, got shape {samples.shape}")
     steps = np.rint(np.clip(samples, -1, 1 - LEAST_STEP) / LEAST_STEP).astype(np.int16)  # libsndfile cuts
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        soundfile.write(temporary, steps, sample_rate, subtype="PCM_16")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as part:
+        soundfile.write(part, steps, sample_rate, subtype="PCM_16")
 
 
 class LogMel(FrontEnd):

@@ -12,6 +12,7 @@ from typing import Literal
 
 from mmseqvae.arguments import run as run
 from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TrainingConfig
+from mmseqvae.files import replacing, write_json
 from mmseqvae.sampling import FrameSampling, Sampling, TokenSampling
 
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus")  # what --interpolate takes for a sound file
@@ -64,7 +65,6 @@ def train(
         manifest, audio=audio, tokens=tokens or (), frames=frames or (), cache_dir=cache_dir, skip_bad=skip_bad
     )
     from mmseqvae.evaluation import evaluate as measure
-    from mmseqvae.pretrained import write_json
     from mmseqvae.runs import next_commands
     from mmseqvae.training import fit
 
@@ -193,12 +193,10 @@ def evaluate(
         there = {name: len(rows) for name, rows in corpus.datasets.items()}
         raise ValueError(f"{manifest}: no row is in the split {split}; its splits hold {there}")
     from mmseqvae.evaluation import evaluate as measure
-    from mmseqvae.pretrained import write_json
 
     figures = measure(trained, dataset, draws=draws, seed=seed)
     print(json.dumps(figures, indent=1, ensure_ascii=False))
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, figures)
 
 
@@ -231,24 +229,21 @@ def embed(
     trained, corpus = read_run(run, manifest, cache_dir, skip_bad, given)
 
     datasets = {split: dataset for split, dataset in corpus.datasets.items() if len(dataset)}
-    parts = [posteriors(trained.model, dataset, given) for dataset in datasets.values()]
+    posterior = [posteriors(trained.model, dataset, given) for dataset in datasets.values()]
     names = given or trained.model.readable
     steps = [np.sum([dataset.lengths(name) for name in names], axis=0) for dataset in datasets.values()]
     empty = int((np.concatenate(steps) == 0).sum())
     if empty:
         logging.getLogger(__name__).warning("%d rows hold none of %s: theirs is the prior, mean 0", empty, names)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.{os.getpid()}")
-    with part.open("wb") as file:
+    with replacing(out) as part:
         np.savez(
-            file,
+            part,
             ids=np.array([name for dataset in datasets.values() for name in dataset.ids]),
             splits=np.array([split for split, dataset in datasets.items() for _ in dataset.ids]),
             labels=np.array([label or "" for dataset in datasets.values() for label in dataset.labels]),
-            means=np.concatenate([mean.cpu().numpy() for mean, _ in parts]),
-            logvars=np.concatenate([logvar.cpu().numpy() for _, logvar in parts]),
+            means=np.concatenate([q.mean.cpu().numpy() for q in posterior]),
+            logvars=np.concatenate([q.logvar.cpu().numpy() for q in posterior]),
         )
-    part.replace(out)
     print(out)
 
 

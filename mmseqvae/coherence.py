@@ -18,7 +18,6 @@ from tqdm import tqdm
 from mmseqvae.audio import LogMel
 from mmseqvae.data import SequenceDataset, encode_items
 from mmseqvae.evaluation import destandardised, heard_again, share_to_dict, written
-from mmseqvae.gaussian import Gaussian
 from mmseqvae.measures import (
     Share,
     aligned_diversity,
@@ -99,17 +98,19 @@ def cross_generation(
         asked = [word for word in words for _ in range(draws)]
         from_text: dict[str, Any] = {}
         voices: list[str] = []
+        plain, heard = said[0.0], list[str]()  # log-mels without noise, and what they are heard as
         for noise, frames in said.items():
             shares = {}
             for version, mels in listening.versions(frames):
-                shares[version] = share_to_dict(kept(asked, judge_digit(mels)))
+                judged = judge_digit(mels)
+                shares[version] = share_to_dict(kept(asked, judged))
+                if noise == 0 and version == "log_mel":
+                    plain, heard = mels, judged
                 if noise == NOISE and version == "log_mel":
                     voices = judge_speaker(mels)
             from_text[f"noise {noise:g}"] = shares
         recorded, _ = _whole(train, audio, text, tokenizer)
         recordings = destandardised(front_end, recorded)
-        plain = destandardised(front_end, said[0.0])
-        heard = judge_digit(plain)
         return {
             "draws_a_word": draws,
             "words": words,
@@ -132,7 +133,8 @@ def _say(trained: Trained, words: list[str], draws: int, noise: float, audio: st
     """Standardised log-mels of `draws` latents a word, one word after another."""
     batch = _there(trained, encode_items(trained.front_ends, [{text: word} for word in words]))
     how = {audio: FrameSampling(noise=noise)}
-    return trained.model.generate({text: batch[text]}, [audio], [text], draws, how, _generator(trained, seed))[audio]
+    model = trained.model
+    return model.generate({text: batch[text]}, [audio], [text], draws, how, model.generator(seed))[audio]
 
 
 def _variety(
@@ -166,7 +168,7 @@ def _repeated(
     wanted = {"digit": digit(recordings), "speaker": speaker(recordings)}
     given = _there(trained, {audio: real})
     how = {audio: FrameSampling(noise=NOISE)}
-    made = trained.model.generate(given, [audio], [audio], 1, how, _generator(trained, seed))[audio]
+    made = trained.model.generate(given, [audio], [audio], 1, how, trained.model.generator(seed))[audio]
     shares: dict[str, dict[str, Any]] = {"digit_kept": {}, "speaker_kept": {}}
     for version, mels in listening.versions(made):
         shares["digit_kept"][version] = share_to_dict(kept(wanted["digit"], digit(mels)))
@@ -177,8 +179,7 @@ def _repeated(
 def _priors(trained: Trained, train: SequenceDataset, seed: int) -> dict[str, Prior]:
     """N(0, I), the model's fitted mixture and one of few components, fitted in the same way to training posteriors."""
     model = trained.model
-    mean, logvar = posteriors(model, train)
-    z = Gaussian(mean, logvar).rsample(generator=_generator(trained, seed))
+    z = posteriors(model, train).rsample(generator=trained.model.generator(seed))
     priors: dict[str, Prior] = {"standard": model.standard}
     if model.fitted is not None:
         priors["fitted"] = model.fitted
@@ -198,7 +199,7 @@ def _pairs(
 ) -> dict[str, Any]:
     """Matching pairs from one prior: does the judge hear the word that was written?"""
     how = {audio: FrameSampling(noise=NOISE)}
-    made = trained.model.sample(n, [text, audio], prior, how, _generator(trained, seed))
+    made = trained.model.sample(n, [text, audio], prior, how, trained.model.generator(seed))
     texts = [str(trained.front_ends[text].decode(item)) for item in made[text].items()]
     whole = [written for written in texts if written in words]
     coherence: dict[str, Share] = {
@@ -223,8 +224,4 @@ def _whole(dataset: SequenceDataset, audio: str, text: str, tokenizer: Tokenizer
 
 
 def _there(trained: Trained, batch: Batch) -> Batch:
-    return to_device(batch, trained.model.standard.zero.device)
-
-
-def _generator(trained: Trained, seed: int) -> torch.Generator:
-    return torch.Generator(trained.model.standard.zero.device).manual_seed(seed)
+    return to_device(batch, trained.model.device)

@@ -26,8 +26,7 @@ from mmseqvae.measures import (
     exact_match,
     mel_cepstral_distortion,
 )
-from mmseqvae.modalities import Modality
-from mmseqvae.model import ROWS, MultimodalVAE, effective_draws, log_mean_exp
+from mmseqvae.model import MultimodalVAE, effective_draws, log_mean_exp
 from mmseqvae.pretrained import Trained, to_device
 from mmseqvae.priors import Prior
 from mmseqvae.sampling import FrameSampling
@@ -82,7 +81,7 @@ def likelihood(
     has `nll` in model units (standardised frames), `nll_own_units` with the Jacobian of the standardisation added, both
     also per step of any modality, and the mean effective number of draws. `elbo` is the plain bound under N(0, I).
     """
-    model, generator = trained.model, _generator(trained.model, seed)
+    model, generator = trained.model, trained.model.generator(seed)
     priors: dict[str, Prior] = {"standard": model.standard}
     if model.fitted is not None:
         priors["fitted"] = model.fitted
@@ -95,10 +94,7 @@ def likelihood(
         q = model.posterior(batch)
         weights: dict[str, list[Tensor]] = {name: [] for name in priors}
         scores: dict[str, list[Tensor]] = {}
-        size = max(1, ROWS // len(q.mean))
-        for start in range(0, draws, size):
-            z = q.rsample(min(size, draws - start), generator)
-            terms = model.log_likelihood(z, batch)
+        for z, terms in model.scored_draws(q, batch, None, draws, generator):
             total = sum(terms.values(), torch.zeros_like(q.log_prob(z)))
             for name, prior in priors.items():
                 weights[name].append(total + prior.log_prob(z) - q.log_prob(z))
@@ -114,7 +110,7 @@ def likelihood(
         for name, value in reconstruction.items():
             note(f"reconstruction {name}", value[batch[name].present])
             note(f"steps {name}", batch[name].mask.sum(1))
-            decoder = _part(model, name).decoder
+            decoder = model.modality(name).decoder
             if isinstance(decoder, FrameDecoder):
                 here = batch[name].present
                 note(f"floor {name}", decoder.floor_hits(q.rsample(generator=generator), batch[name])[here])
@@ -123,7 +119,7 @@ def likelihood(
     names = [name for name in model.writable if f"steps {name}" in merged]
     steps = {name: float(merged[f"steps {name}"].sum()) for name in names}
     every = max(1.0, sum(steps.values()))
-    jacobian = sum(steps[name] * _log_jacobian(trained, name) for name in names) / len(dataset)
+    jacobian = sum(steps[name] * trained.front_ends[name].log_jacobian for name in names) / len(dataset)
 
     def bound(name: str, prior: Prior) -> dict[str, Any]:
         nll = float(merged[f"nll {name}"].mean())
@@ -178,7 +174,7 @@ def written(trained: Trained, dataset: SequenceDataset, name: str, given: str, s
     exact: share of items that are the wanted one to the last symbol; character_error_rate: over all items together.
     Only items that have both count.
     """
-    model, generator, tokenizer = trained.model, _generator(trained.model, seed), trained.front_ends[name]
+    model, generator, tokenizer = trained.model, trained.model.generator(seed), trained.front_ends[name]
     wanted: list[str] = []
     got: list[str] = []
     for batch in _batches(model, dataset):
@@ -203,7 +199,7 @@ def distortion(
 
     griffin_lim: of the recordings themselves once they went to a waveform and back: the ceiling of what is heard.
     """
-    model, generator, front_end = trained.model, _generator(trained.model, seed), trained.front_ends[name]
+    model, generator, front_end = trained.model, trained.model.generator(seed), trained.front_ends[name]
     assert isinstance(front_end, LogMel)
     order = min(CEPSTRA, front_end.channels - 1)
     found: list[Tensor] = []
@@ -257,22 +253,7 @@ def _batches(model: MultimodalVAE, dataset: SequenceDataset, label: str | None =
     order = dataset.steps.argsort(kind="stable").tolist()
     starts = range(0, len(order), BATCH)
     for start in tqdm(starts, label, unit="batch", delay=1, disable=label is None, leave=False):
-        yield to_device(dataset.__getitems__(order[start : start + BATCH]), model.standard.zero.device)
-
-
-def _part(model: MultimodalVAE, name: str) -> Modality:
-    part = model.modalities[name]
-    assert isinstance(part, Modality)
-    return part
-
-
-def _generator(model: MultimodalVAE, seed: int) -> torch.Generator:
-    return torch.Generator(model.standard.zero.device).manual_seed(seed)
-
-
-def _log_jacobian(trained: Trained, name: str) -> float:
-    """Nats a step that densities of standardised frames gain in the units of the frames."""
-    return trained.front_ends[name].log_jacobian
+        yield to_device(dataset.__getitems__(order[start : start + BATCH]), model.device)
 
 
 def _mean(values: Tensor) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from einops import rearrange
@@ -50,6 +50,14 @@ class MultimodalVAE(nn.Module):
         return self.standard if self.fitted is None else self.fitted
 
     @property
+    def device(self) -> torch.device:
+        return self.standard.zero.device
+
+    def generator(self, seed: int) -> torch.Generator:
+        """A seeded source of noise where the model is."""
+        return torch.Generator(self.device).manual_seed(seed)
+
+    @property
     def readable(self) -> list[str]:
         """Modalities with an encoder."""
         return [name for name, modality in self._named() if modality.encoder is not None]
@@ -67,9 +75,9 @@ class MultimodalVAE(nn.Module):
         experts: dict[str, Gaussian] = {}
         present: dict[str, Tensor] = {}
         for name in names:
-            view = self._modality(name).reads or name
+            view = self.modality(name).reads or name
             if view in batch:
-                encoder = self._modality(name).encoder
+                encoder = self.modality(name).encoder
                 assert encoder is not None
                 experts[name], present[name] = encoder(batch[view]), batch[view].present
         like = self.standard.zero.expand(rows, -1)
@@ -89,7 +97,7 @@ class MultimodalVAE(nn.Module):
         """
         scores: dict[str, Tensor] = {}
         for name in self._check(want, self.writable, "want"):
-            view = self._modality(name).writes or name
+            view = self.modality(name).writes or name
             if view in batch:
                 scores[name] = batch[view].sum_steps(self._decoder(name).log_prob(z, batch[view]))
         return scores
@@ -146,14 +154,30 @@ class MultimodalVAE(nn.Module):
         """
         names = self._check(want, self.writable, "want")
         prior = prior or self.prior
-        readable = [name for name in names if name in self.readable and (self._modality(name).reads or name) in batch]
+        readable = [name for name in names if name in self.readable and (self.modality(name).reads or name) in batch]
         q = self.posterior(batch, readable)
-        pieces = []
+        return torch.cat(
+            [
+                sum(scores.values(), prior.log_prob(z) - q.log_prob(z))
+                for z, scores in self.scored_draws(q, batch, names, draws, generator)
+            ]
+        )
+
+    def scored_draws(
+        self,
+        q: Gaussian,
+        batch: Batch,
+        want: Iterable[str] | None = None,
+        draws: int = 100,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Draws z ~ q [B, D] and their `log_likelihood`, as many at a time as go through a decoder well.
+
+        Yields z [k, B, D] and {name: [k, B]} nats, `draws` in all.
+        """
         for size in _split(draws, max(1, ROWS // max(1, len(q.mean)))):
             z = q.rsample(size, generator)
-            terms = self.log_likelihood(z, batch, names).values()
-            pieces.append(sum(terms, prior.log_prob(z) - q.log_prob(z)))
-        return torch.cat(pieces)
+            yield z, self.log_likelihood(z, batch, want)
 
     @torch.no_grad()
     def generate(
@@ -250,20 +274,21 @@ class MultimodalVAE(nn.Module):
         strange = sorted(set(batch) - known)
         if strange:
             raise ValueError(f"the batch holds {strange}; this model reads and writes {sorted(known)}")
-        absent = [name for name in needed if (self._modality(name).reads or name) not in batch]
+        absent = [name for name in needed if (self.modality(name).reads or name) not in batch]
         if absent:
             raise ValueError(f"given names {absent}, but the batch holds only {sorted(batch)}")
 
     def _named(self) -> list[tuple[str, Modality]]:
         return [(name, modality) for name, modality in self.modalities.items() if isinstance(modality, Modality)]
 
-    def _modality(self, name: str) -> Modality:
+    def modality(self, name: str) -> Modality:
+        """The modality of that name."""
         modality = self.modalities[name]
         assert isinstance(modality, Modality)
         return modality
 
     def _decoder(self, name: str) -> Decoder:
-        decoder = self._modality(name).decoder
+        decoder = self.modality(name).decoder
         assert decoder is not None
         return decoder
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,10 +12,11 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from mmseqvae.config import ModelConfig
 from mmseqvae.data import FrontEnd, SequenceDataset, decode_items, encode_items, front_end_from_dict, make_loader
+from mmseqvae.files import replacing, write_json
+from mmseqvae.gaussian import Gaussian
 from mmseqvae.modalities import frames, tokens
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.priors import Mixture
@@ -105,19 +105,17 @@ class Trained:
         return self.model.posterior(self._encoded([given] if items is None else items)).mean.cpu().numpy()
 
     def _encoded(self, items: Iterable[Mapping[str, Any]]) -> dict[str, Sequence]:
-        return to_device(encode_items(self.front_ends, items), self.model.standard.zero.device)
+        return to_device(encode_items(self.front_ends, items), self.model.device)
 
     def _generator(self, seed: int | None) -> torch.Generator | None:
-        return None if seed is None else torch.Generator(self.model.standard.zero.device).manual_seed(seed)
+        return None if seed is None else self.model.generator(seed)
 
     def save(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors` into `folder`, each under a temporary name first."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
-        part = folder / f".{WEIGHTS}.{os.getpid()}"
-        save_file(weights, part)
-        part.replace(folder / WEIGHTS)
+        with replacing(folder / WEIGHTS) as part:
+            save_file(weights, part)
         write_json(
             folder / CONFIG,
             {
@@ -169,25 +167,17 @@ def load(folder: str | Path) -> Trained:
 
 
 @torch.no_grad()
-def posteriors(model: MultimodalVAE, dataset: SequenceDataset, given: list[str] | None = None) -> tuple[Tensor, Tensor]:
-    """Posterior means and log-variances of a data set, in its order: [N, D] each."""
+def posteriors(model: MultimodalVAE, dataset: SequenceDataset, given: list[str] | None = None) -> Gaussian:
+    """The posterior of every item of a data set, in its order: [N, D]."""
     model.eval()
-    device = model.standard.zero.device
     parts = []
     for batch in make_loader(dataset, 256, shuffle=False):
-        parts.append(model.posterior(to_device(batch, device), given))
-    return torch.cat([part.mean for part in parts]), torch.cat([part.logvar for part in parts])
+        parts.append(model.posterior(to_device(batch, model.device), given))
+    return Gaussian(torch.cat([part.mean for part in parts]), torch.cat([part.logvar for part in parts]))
 
 
 def to_device(batch: Mapping[str, Sequence], device: torch.device) -> dict[str, Sequence]:
     return {view: sequence.to(device) for view, sequence in batch.items()}
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON under a temporary name, then move it into place."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
 
 
 def _names(want: str | Iterable[str] | None) -> list[str] | None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from mmseqvae.gaussian import Gaussian
+from mmseqvae.likelihoods import draw
 
 
 class StandardNormal(nn.Module):
@@ -62,9 +63,7 @@ class Mixture(nn.Module):
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n draws [n, D]."""
-        u = torch.rand(n, generator=generator, device=self.means.device, dtype=torch.float64)
-        cumulative = self.log_weights.double().softmax(0).cumsum(0)
-        which = torch.searchsorted(cumulative, u * cumulative[-1], right=True)
+        which = draw(self.log_weights.double().softmax(0).expand(n, -1), generator)
         return Gaussian(self.means, self.logvars)[which].rsample(generator=generator)
 
 

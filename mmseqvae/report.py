@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Callable
 from functools import partial
 from itertools import product
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from mmseqvae.audio import LogMel, write_audio
 from mmseqvae.data import SequenceDataset, decode_items, encode_items
 from mmseqvae.evaluation import destandardised
+from mmseqvae.files import replacing, write_text
 from mmseqvae.pretrained import Trained, posteriors, to_device
 from mmseqvae.sequence import Sequence
 from mmseqvae.text import Tokenizer
@@ -77,8 +77,9 @@ def _said(
     if not rows:
         return []
     words, real = list(rows), _items(dataset, list(rows.values()), audio)
-    given = to_device(encode_items(trained.front_ends, [{text: word} for word in words]), _device(trained))
-    made = trained.model.generate({text: given[text]}, [audio], [text], samples, None, _generator(trained, seed))[audio]
+    model = trained.model
+    given = to_device(encode_items(trained.front_ends, [{text: word} for word in words]), model.device)
+    made = model.generate({text: given[text]}, [audio], [text], samples, None, model.generator(seed))[audio]
     real_mels, mels = (destandardised(front_end, frames).items() for frames in (real, made))
 
     paths = []
@@ -102,7 +103,7 @@ def _said(
 def _invented(trained: Trained, text: str, audio: str, out: Path, where: str, seed: int) -> list[Path]:
     """pairs.png, and samples/pairs/<number>.wav with texts.csv."""
     front_end = _log_mel(trained, audio)
-    made = trained.model.sample(PAIRS, [text, audio], generator=_generator(trained, seed))
+    made = trained.model.sample(PAIRS, [text, audio], generator=trained.model.generator(seed))
     texts = decode_items(trained.front_ends, {text: made[text]})[text]
     mels = destandardised(front_end, made[audio]).items()
     folder = out / "samples" / f"pairs{where}"
@@ -125,8 +126,8 @@ def _heard(
     rows = _first_of_each(trained, dataset, text, audio)
     if not rows:
         return []
-    given = to_device({audio: _items(dataset, list(rows.values()), audio)}, _device(trained))
-    made = trained.model.generate(given, [text], [audio], generator=_generator(trained, seed))
+    given = to_device({audio: _items(dataset, list(rows.values()), audio)}, trained.model.device)
+    made = trained.model.generate(given, [text], [audio], generator=trained.model.generator(seed))
     texts = decode_items(trained.front_ends, made)[text]
     table = [("id", "spoken", "written")]
     table += [(dataset.ids[row], word, got) for (word, row), got in zip(rows.items(), texts, strict=True)]
@@ -137,7 +138,7 @@ def _latent(trained: Trained, dataset: SequenceDataset, path: Path) -> Path:
     """Joint posterior means on their first two principal axes, coloured by text (or label) where there are few."""
     from matplotlib import colormaps
 
-    mean, _ = posteriors(trained.model, dataset)
+    mean = posteriors(trained.model, dataset).mean
     centred = (mean - mean.mean(0)).double().cpu()
     _, spread, axes = torch.linalg.svd(centred, full_matrices=False)
     points = (centred @ axes[:2].T).numpy()
@@ -194,14 +195,6 @@ def _log_mel(trained: Trained, name: str) -> LogMel:
     return front_end
 
 
-def _device(trained: Trained) -> torch.device:
-    return trained.model.standard.zero.device
-
-
-def _generator(trained: Trained, seed: int) -> torch.Generator:
-    return torch.Generator(_device(trained)).manual_seed(seed)
-
-
 def _file_name(text: str) -> str:
     """At most 40 characters that every file system takes."""
     return "".join(letter if letter.isalnum() else "_" for letter in text)[:40] or "empty"
@@ -232,18 +225,13 @@ def _spectrogram(axis: Axes, mel: Tensor, front_end: LogMel, longest: int) -> No
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.png")
-    figure.savefig(part, dpi=110)
-    part.replace(path)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=110)
     return path
 
 
 def _table(path: Path, rows: list[Any]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    part.write_text(text.getvalue(), encoding="utf-8")
-    part.replace(path)
+    write_text(path, text.getvalue())
     return path

@@ -15,13 +15,12 @@ import numpy as np
 
 from mmseqvae.audio import LogMel, write_audio
 from mmseqvae.data import Corpus, prepare
+from mmseqvae.files import replacing
 from mmseqvae.pretrained import Trained, load
 
 
 def write_items(trained: Trained, items: Mapping[str, list[Any]], out: Path, files: list[str]) -> None:
     """Write every item of `files` that is no text as NAME-001.wav or .npy, and index.csv, itself a manifest of all."""
-
-    out.mkdir(parents=True, exist_ok=True)
     number = max(len(column) for column in items.values())
     ids = [str(i).zfill(max(3, len(str(number)))) for i in range(1, number + 1)]
     table: dict[str, list[str]] = {"id": ids}
@@ -38,14 +37,10 @@ def write_items(trained: Trained, items: Mapping[str, list[Any]], out: Path, fil
             if isinstance(front_end, LogMel):
                 write_audio(out / file, item, front_end.config.sample_rate)
             else:
-                part = out / f".{file}.{os.getpid()}"
-                with part.open("wb") as opened:
-                    np.save(opened, item)
-                part.replace(out / file)
-    part = out / f".index.csv.{os.getpid()}"
-    with part.open("w", encoding="utf-8", newline="") as index:
+                with replacing(out / file) as part:
+                    np.save(part, item)
+    with replacing(out / "index.csv") as part, part.open("w", encoding="utf-8", newline="") as index:
         csv.writer(index).writerows([list(table), *zip(*table.values(), strict=True)])
-    part.replace(out / "index.csv")
     for i in range(number):
         shown = [
             repr(table[name][i]) if trained.front_ends[name].kind == "tokens" else str(out / table[name][i])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import os
 import warnings
 from collections.abc import Sequence as Many
 from dataclasses import asdict, fields, replace
@@ -21,15 +20,13 @@ from tqdm.auto import tqdm
 
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data import Corpus, make_loader
-from mmseqvae.gaussian import Gaussian
+from mmseqvae.files import replacing, write_json
 from mmseqvae.measures import active_units
 from mmseqvae.model import Batch, MultimodalVAE
 from mmseqvae.objectives import OBJECTIVES, Terms
-from mmseqvae.pretrained import Trained, build, posteriors, to_device, write_json
+from mmseqvae.pretrained import Trained, build, posteriors, to_device
 from mmseqvae.schedules import warm_up, warm_up_then_cosine
 from mmseqvae.text import Tokenizer
-
-log = logging.getLogger(__name__)
 
 
 class Training(lightning.LightningModule):
@@ -159,8 +156,7 @@ def fit(
         warnings.filterwarnings("ignore", ".*(does not have many workers|LeafSpec|exists and is not empty).*")
         trainer.fit(module, loader, valid, ckpt_path=checkpoint, weights_only=True)
 
-    mean, logvar = posteriors(trained.model, datasets["train"])
-    draws = Gaussian(mean, logvar).rsample(generator=torch.Generator().manual_seed(training.seed))
+    draws = posteriors(trained.model, datasets["train"]).rsample(generator=trained.model.generator(training.seed))
     trained.model.fit_prior(draws, training.components, training.seed, progress)
     trained.model.eval()
     trained.save(out)
@@ -175,10 +171,8 @@ def settings(model: ModelConfig, objective: ObjectiveConfig, training: TrainingC
 
 def write_skipped(out: Path, skipped: Many[Any]) -> None:
     """`skipped.csv`: the rows that were left out and why; only a header where there are none."""
-    part = out / f".skipped.csv.{os.getpid()}"
-    with part.open("w", encoding="utf-8", newline="") as file:
+    with replacing(out / "skipped.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("row", "id", "problem"), *skipped])
-    part.replace(out / "skipped.csv")
 
 
 def _callbacks(out: Path, training: TrainingConfig, steps: int, progress: bool) -> list[lightning.Callback]:

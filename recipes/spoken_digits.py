@@ -26,6 +26,7 @@ import numpy as np
 
 from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data.download import download, extract, verify
+from mmseqvae.files import write_json, write_text
 from mmseqvae.synth import FORMAT, Utterance, synthesise
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def prepare_synth(folder: Path, seed: int = 0, holdout: bool = False) -> Path:
     done = folder / "utterances.json"  # written last: where it is, every recording was made
     if not (done.exists() and all(path.exists() for path in audio)):
         synthesise(plan, folder / "recordings")
-        replace_text(done, content)
+        write_text(done, content)
 
     def split(voice: str, take: int) -> str:
         # Validation is the first take of two training voices in three: 30 voices x 10 digits.
@@ -149,16 +150,8 @@ def write_manifest(folder: Path, audio: list[Path], split: Callable[[str, int], 
         # Relative where the audio lies beside the manifest, so that the folder can be moved.
         where = path.relative_to(folder) if path.is_relative_to(folder) else path
         writer.writerow([path.stem, where.as_posix(), WORDS[int(digit)], split(speaker, int(take)), digit, speaker])
-    replace_text(manifest, table.getvalue())
+    write_text(manifest, table.getvalue())
     return manifest
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write `path` under a temporary name, then move it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 # ------------------------------------------------------------------------------------ model, training, evaluation
@@ -207,7 +200,6 @@ def main(
     training = training if seed is None else replace(training, seed=seed)
 
     from mmseqvae.data import prepare
-    from mmseqvae.pretrained import write_json
     from mmseqvae.report import report
     from mmseqvae.runs import next_commands
 

@@ -15,6 +15,7 @@ ROOT = Path(str(mmseqvae.__file__)).parent
 # Every file imports only from files above it. __init__.py, whose imports are lazy, is exempt.
 ORDER = [
     "config",
+    "files",
     "sampling",
     "sequence",
     "gaussian",

@@ -153,7 +153,8 @@ def test_posteriors_of_a_data_set_are_embeddings(trained: Trained) -> None:
     tokens = [trained.front_ends["text"].encode(item["text"]) for item in items]
     column = Column.of(tokens, torch.zeros(0, dtype=torch.long))
     dataset = SequenceDataset([str(i) for i in range(4)], 4 * [None], {"text": column})
-    mean, logvar = posteriors(trained.model, dataset)
+    q = posteriors(trained.model, dataset)
+    mean, logvar = q.mean, q.logvar
     np.testing.assert_allclose(mean, trained.embed(items), atol=1e-6)
     assert (logvar < 0).all()  # an expert times N(0, I) is narrower than N(0, I)
     with pytest.raises(ValueError, match=r"given names \['audio'\]"):  # a view that the data set does not hold

@@ -171,7 +171,8 @@ def test_beta_weights_and_free_bits_reach_the_objective(corpus: Corpus, tmp_path
 def test_posteriors_come_in_the_order_of_the_data(corpus: Corpus, tmp_path: Path) -> None:
     trained = run(corpus, tmp_path, epochs=1)
     data = corpus.datasets["train"]
-    mean, logvar = posteriors(trained.model, data, ["move"])
+    q = posteriors(trained.model, data, ["move"])
+    mean, logvar = q.mean, q.logvar
     alone = trained.model.posterior(data[7], ["move"])
     torch.testing.assert_close(mean[7:8], alone.mean)
     torch.testing.assert_close(logvar[7:8], alone.logvar)
