@@ -242,7 +242,7 @@ def embed(
             splits=np.array([split for split, dataset in datasets.items() for _ in dataset.ids]),
             labels=np.array([label or "" for dataset in datasets.values() for label in dataset.labels]),
             means=np.concatenate([q.mean.cpu().numpy() for q in posterior]),
-            logvars=np.concatenate([q.logvar.cpu().numpy() for q in posterior]),
+            logvars=np.concatenate([q.variance.log().cpu().numpy() for q in posterior]),
         )
     print(out)
 

@@ -28,13 +28,14 @@ from mmseqvae.measures import (
 )
 from mmseqvae.model import MultimodalVAE, effective_draws, log_mean_exp
 from mmseqvae.pretrained import Trained, to_device
-from mmseqvae.priors import Prior
+from mmseqvae.priors import Prior, divergence
 from mmseqvae.sampling import FrameSampling
 from mmseqvae.sequence import Sequence
 from mmseqvae.text import Tokenizer
 
 BATCH = 64
 CEPSTRA = 13
+DRAWS = 20  # for a KL that has no closed form
 
 
 @torch.no_grad()
@@ -77,12 +78,15 @@ def likelihood(
 ) -> dict[str, Any]:
     """Joint negative log-likelihood of observed steps in nats, importance-weighted with K = `draws`: an upper bound.
 
-    The proposal is the joint posterior; both priors are scored on the same draws (Burda et al. 2016, eq. 8). A prior
-    has `nll` in model units (standardised frames), `nll_own_units` with the Jacobian of the standardisation added, both
-    also per step of any modality, and the mean effective number of draws. `elbo` is the plain bound under N(0, I).
+    The proposal is the joint posterior; all priors of the model are scored on the same draws (Burda et al. 2016,
+    eq. 8): N(0, I), the one learnt with the model, the one fitted after. A prior has `nll` in model units (standardised
+    frames), `nll_own_units` with the Jacobian of the standardisation added, both also per step of any modality, and the
+    mean effective number of draws. `elbo` is the plain bound under the prior that the model was trained with.
     """
     model, generator = trained.model, trained.model.generator(seed)
     priors: dict[str, Prior] = {"standard": model.standard}
+    if model.learnt is not None:
+        priors["learnt"] = model.learnt
     if model.fitted is not None:
         priors["fitted"] = model.fitted
     found: dict[str, list[Tensor]] = {}
@@ -94,19 +98,20 @@ def likelihood(
         q = model.posterior(batch)
         weights: dict[str, list[Tensor]] = {name: [] for name in priors}
         scores: dict[str, list[Tensor]] = {}
+        kls: list[Tensor] = []
         for z, terms in model.scored_draws(q, batch, None, draws, generator):
             total = sum(terms.values(), torch.zeros_like(q.log_prob(z)))
             for name, prior in priors.items():
                 weights[name].append(total + prior.log_prob(z) - q.log_prob(z))
+            kls.append(divergence(q, model.training_prior, z).expand(len(z), -1))
             for name, term in terms.items():
                 scores.setdefault(name, []).append(term)
         for name, pieces in weights.items():
             log_weights = torch.cat(pieces)
             note(f"nll {name}", -log_mean_exp(log_weights))
             note(f"effective {name}", effective_draws(log_weights))
-        kl = q.kl().sum(-1)
         reconstruction = {name: torch.cat(pieces).mean(0) for name, pieces in scores.items()}
-        note("elbo", sum(reconstruction.values(), -kl))
+        note("elbo", sum(reconstruction.values(), -torch.cat(kls).mean(0)))
         for name, value in reconstruction.items():
             note(f"reconstruction {name}", value[batch[name].present])
             note(f"steps {name}", batch[name].mask.sum(1))
@@ -148,17 +153,21 @@ def likelihood(
 
 @torch.no_grad()
 def latent(trained: Trained, dataset: SequenceDataset) -> dict[str, Any]:
-    """KL(q || N(0, I)) in nats an item and active units of D, of the joint posterior and of every single modality's."""
-    model = trained.model
+    """KL(q || prior) in nats an item and active units of D, of the joint posterior and of every single modality's.
+
+    The prior is the one that the model was trained with; where the KL has no closed form, the mean over DRAWS draws.
+    """
+    model, generator = trained.model, trained.model.generator(0)
     means: dict[str, list[Tensor]] = {}
     kls: dict[str, list[Tensor]] = {}
     for batch in _batches(model, dataset):
         encoded = model.encode(batch)
-        for name in ["joint", *encoded.experts]:
+        for name in ["joint", *encoded.names]:
             q = encoded.posterior(None if name == "joint" else [name])
-            here = slice(None) if name == "joint" else encoded.present[name]
+            here = slice(None) if name == "joint" else encoded.here(name)
             means.setdefault(name, []).append(q.mean[here])
-            kls.setdefault(name, []).append(q.kl().sum(-1)[here])
+            apart = divergence(q, model.training_prior, q.rsample(DRAWS, generator))
+            kls.setdefault(name, []).append(apart[here])
     there = {name: torch.cat(pieces) for name, pieces in means.items()}
     return {
         "dimensions": model.latent,

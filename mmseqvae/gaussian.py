@@ -1,14 +1,26 @@
-"""Diagonal Gaussians over the latent, any leading dimensions. The only file with 0.5 * logvar."""
+"""Diagonal Gaussians over the latent and mixtures of them, any leading dimensions. The only file with 0.5 * logvar."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 LOG_2PI = math.log(2 * math.pi)
+
+
+class Law(Protocol):
+    """What every law over latents offers: Gaussians, mixtures, and what `mmseqvae.conditionals` fits."""
+
+    @property
+    def mean(self) -> Tensor: ...
+    @property
+    def variance(self) -> Tensor: ...
+    def rsample(self, n: int | None = None, generator: torch.Generator | None = None) -> Tensor: ...
+    def log_prob(self, z: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -68,3 +80,91 @@ class Gaussian:
     def __getitem__(self, index: object) -> Gaussian:
         """Index the leading dimensions."""
         return Gaussian(self.mean[index], self.logvar[index])  # type: ignore[index]
+
+
+@dataclass(frozen=True)
+class GaussianMixture:
+    """sum_s weight_s N(mean_s, exp(logvar_s)): `log_weights` is [S, ...], `parts` a Gaussian [S, ..., D].
+
+    The weights are normalised over S here. A part of log-weight minus infinity is absent: whatever it holds, NaN
+    included, is replaced by N(0, I), so that nothing of it reaches a value or a gradient. At least one part must be
+    there.
+    """
+
+    log_weights: Tensor
+    parts: Gaussian
+
+    def __post_init__(self) -> None:
+        shape, weights = self.parts.mean.shape, self.log_weights.log_softmax(0)
+        if weights.shape != shape[:-1]:
+            raise ValueError(f"need log_weights [S, ...] for parts [S, ..., D], got {tuple(weights.shape)} and {shape}")
+        here = (weights > -torch.inf)[..., None]
+        parts = Gaussian(torch.where(here, self.parts.mean, 0), torch.where(here, self.parts.logvar, 0))
+        object.__setattr__(self, "log_weights", weights)
+        object.__setattr__(self, "parts", parts)
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.log_weights.exp()[..., None] * self.parts.mean).sum(0)
+
+    @property
+    def variance(self) -> Tensor:
+        """Of the whole mixture: the mean of the variances plus the variance of the means."""
+        spread = self.parts.variance + (self.parts.mean - self.mean).square()
+        return (self.log_weights.exp()[..., None] * spread).sum(0)
+
+    def rsample(self, n: int | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """Ancestral draws, a part and then a point of it: [..., D] when `n` is None, else [n, ..., D].
+
+        Gradients pass through the chosen part, none to the weights: an objective that trains those sums over `parts`.
+        """
+        weights, mean, logvar = self.log_weights.detach(), self.parts.mean, self.parts.logvar
+        if n is not None:
+            weights = weights[:, None].expand(-1, n, *weights.shape[1:])
+            mean, logvar = (t[:, None].expand(-1, n, *t.shape[1:]) for t in (mean, logvar))
+        rows = weights.shape[1:]
+        which = (
+            draw(weights.double().exp().flatten(1).T.contiguous(), generator)
+            if rows.numel()
+            else weights.new_zeros(0).long()
+        )
+        index = which.reshape(1, *rows, 1)
+        chosen = Gaussian(mean.take_along_dim(index, 0)[0], logvar.take_along_dim(index, 0)[0])
+        return chosen.rsample(generator=generator)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Nats, z [..., D] -> [...]; z may have further leading dimensions, as `rsample(n)` gives."""
+        rows = self.log_weights.shape[1:]
+        between = [1] * (z.ndim - 1 - len(rows))
+        parts = Gaussian(*(t.reshape(len(t), *between, *t.shape[1:]) for t in (self.parts.mean, self.parts.logvar)))
+        weights = self.log_weights.reshape(len(self.log_weights), *between, *rows)
+        return (weights + parts.log_prob(z)).logsumexp(0)
+
+    def detach(self) -> GaussianMixture:
+        return GaussianMixture(self.log_weights.detach(), self.parts.detach())
+
+    def __getitem__(self, index: object) -> GaussianMixture:
+        """Index the leading dimensions; the parts stay."""
+        every = (slice(None), *(index if isinstance(index, tuple) else (index,)))
+        return GaussianMixture(self.log_weights[every], self.parts[every])
+
+
+Posterior = Gaussian | GaussianMixture
+
+
+def parts(q: Posterior) -> tuple[Tensor, Gaussian]:
+    """Log-weights [S, ...] and the Gaussians [S, ..., D] that a posterior is a mixture of; S = 1 for a Gaussian.
+
+    For stratified expectations: E_q f(z) = sum_s weight_s E_{part s} f(z). An absent part has weight 0 and is N(0, I).
+    """
+    if isinstance(q, GaussianMixture):
+        return q.log_weights, q.parts
+    return q.mean.new_zeros(1, *q.mean.shape[:-1]), q[None]
+
+
+def draw(probabilities: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """One index a row from [N, V] probabilities, by inverse CDF (`torch.multinomial` is many times slower)."""
+    cumulative = probabilities.double().cumsum(-1)
+    u = torch.rand(len(cumulative), 1, generator=generator, device=cumulative.device, dtype=cumulative.dtype)
+    # u < 1, so the scaled draw lies below the total and never falls on a trailing zero probability
+    return torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True).squeeze(-1)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmseqvae.gaussian import LOG_2PI
+from mmseqvae.gaussian import LOG_2PI, draw
 
 SCALES = ("fixed", "learnt", "predicted")
 
@@ -154,14 +154,6 @@ def categorical_sample(
         ordered = torch.where(before < top_p, ordered, -torch.inf)
         logits = torch.empty_like(logits).scatter(-1, order, ordered)
     return draw(logits.softmax(-1), generator)
-
-
-def draw(probabilities: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """One index a row from [N, V] probabilities, by inverse CDF (`torch.multinomial` is many times slower)."""
-    cumulative = probabilities.double().cumsum(-1)
-    u = torch.rand(len(cumulative), 1, generator=generator, device=cumulative.device, dtype=cumulative.dtype)
-    # u < 1, so the scaled draw lies below the total and never falls on a trailing zero probability
-    return torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True).squeeze(-1)
 
 
 class _AtLeast(torch.autograd.Function):

@@ -10,8 +10,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mmseqvae.decoders import TokenDecoder
-from mmseqvae.fusion import Encoded
-from mmseqvae.gaussian import Gaussian
+from mmseqvae.fusion import Encoded, Fusion, poe
+from mmseqvae.gaussian import Gaussian, Law, Posterior
 from mmseqvae.modalities import Decoder, Modality
 from mmseqvae.priors import Mixture, Prior, StandardNormal, fit_mixture
 from mmseqvae.sampling import FrameSampling, Sampling, TokenSampling
@@ -22,18 +22,20 @@ ROWS = 1024  # latent draws that go through a decoder at once when scoring
 
 
 class MultimodalVAE(nn.Module):
-    """Several sequence modalities, one latent z, a product-of-experts posterior.
+    """Several sequence modalities, one latent z, and a posterior that fuses what their encoders say.
 
-        p(z) prod_m p(x_m | z)        q(z | x_S)  ~  N(z; 0, I) prod_{m in S} expert_m(z)
+        p(z) prod_m p(x_m | z)        q(z | x_S) = fusion of the experts q(z | x_m), m in S
 
     modalities: {name: Modality}; a batch is {view: Sequence of B}. An absent view, or a row of length 0, is missing.
-    Raises ValueError where latents differ in size or no modality has an encoder.
+    fusion: see `mmseqvae.fusion`; by default the product of experts. Raises ValueError where latents differ in size or
+    no modality has an encoder.
 
-    `prior` is what `sample` and `log_prob` use unless told otherwise: N(0, I), with which the model is trained, until
-    `fitted` is set (after training) to a mixture fitted to training posteriors.
+    Three priors: `standard` is N(0, I); `learnt`, if there is one, is trained with the model; `fitted` is set after
+    training. `training_prior` is learnt or standard; `prior`, which `sample` and `log_prob` use unless told otherwise,
+    is fitted or learnt or standard.
     """
 
-    def __init__(self, modalities: Mapping[str, Modality]) -> None:
+    def __init__(self, modalities: Mapping[str, Modality], fusion: Fusion = poe, prior: Prior | None = None) -> None:
         super().__init__()
         sizes = {name: modality.latent for name, modality in modalities.items()}
         if len(set(sizes.values())) != 1:
@@ -42,12 +44,18 @@ class MultimodalVAE(nn.Module):
             raise ValueError("at least one modality needs an encoder")
         self.latent = next(iter(sizes.values()))
         self.modalities = nn.ModuleDict(modalities)
+        self.fusion = fusion
         self.standard = StandardNormal(self.latent)
+        self.learnt = prior
         self.fitted: Mixture | None = None
 
     @property
+    def training_prior(self) -> Prior:
+        return self.standard if self.learnt is None else self.learnt
+
+    @property
     def prior(self) -> Prior:
-        return self.standard if self.fitted is None else self.fitted
+        return self.training_prior if self.fitted is None else self.fitted
 
     @property
     def device(self) -> torch.device:
@@ -68,25 +76,30 @@ class MultimodalVAE(nn.Module):
         return [name for name, modality in self._named() if modality.decoder is not None]
 
     def encode(self, batch: Batch, given: Iterable[str] | None = None) -> Encoded:
-        """Run the encoder of every modality in `given` (default: all readable) that the batch holds, once."""
+        """Run the encoder of every modality in `given` (default: all readable) that the batch holds, once.
+
+        What is not in `given`, or not in the batch, is there as absent.
+        """
         names = self._check(given, self.readable, "given")
-        rows = _rows(batch)
+        like = self.standard.zero.expand(_rows(batch), -1)
         self._check_views(batch, names if given is not None else [])
-        experts: dict[str, Gaussian] = {}
-        present: dict[str, Tensor] = {}
+        missing = torch.zeros(len(like), dtype=torch.bool, device=like.device)
+        experts = {name: Gaussian.standard_like(like) for name in self.readable}
+        present = dict.fromkeys(self.readable, missing)
         for name in names:
             view = self.modality(name).reads or name
             if view in batch:
                 encoder = self.modality(name).encoder
                 assert encoder is not None
                 experts[name], present[name] = encoder(batch[view]), batch[view].present
-        like = self.standard.zero.expand(rows, -1)
-        return Encoded(experts, present, like)
+        mean, logvar = (torch.stack([getattr(e, key) for e in experts.values()]) for key in ("mean", "logvar"))
+        stacked = Gaussian(mean, logvar)
+        return Encoded(stacked, torch.stack([*present.values()]), tuple(experts), self.fusion, like)
 
-    def posterior(self, batch: Batch, given: Iterable[str] | None = None) -> Gaussian:
-        """q(z | x_given), one Gaussian a row [B, D]: rsample(n), log_prob(z), kl(), mean.
+    def posterior(self, batch: Batch, given: Iterable[str] | None = None) -> Posterior:
+        """q(z | x_given), one law a row [B, D]: rsample(n), log_prob(z), mean, variance.
 
-        A row with nothing observed gets the base expert N(0, I); `generate` draws such rows from `prior` instead.
+        A row with nothing observed gets N(0, I); `generate` draws such rows from `prior` instead.
         """
         return self.encode(batch, given).posterior()
 
@@ -165,7 +178,7 @@ class MultimodalVAE(nn.Module):
 
     def scored_draws(
         self,
-        q: Gaussian,
+        q: Law,
         batch: Batch,
         want: Iterable[str] | None = None,
         draws: int = 100,
@@ -195,8 +208,7 @@ class MultimodalVAE(nn.Module):
         """
         encoded = self.encode(batch, given)
         z = encoded.posterior().rsample(samples, generator)
-        seen = torch.stack([*encoded.present.values(), torch.zeros(z.shape[1], dtype=torch.bool, device=z.device)])
-        nothing = ~seen.any(0)
+        nothing = ~encoded.present.any(0)
         if nothing.any():
             free = self.prior.sample(samples * z.shape[1], generator).reshape(z.shape)
             z = torch.where(nothing[:, None], free, z)
@@ -211,7 +223,7 @@ class MultimodalVAE(nn.Module):
         decode: Mapping[str, Sampling] | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Sequence]:
-        """Draw n latents from `prior` (default: the fitted one, N(0, I) before it is fitted) and decode them."""
+        """Draw n latents from `prior` (default: the model's own, see above) and decode them."""
         return self.decode((prior or self.prior).sample(n, generator), want, decode, generator)
 
     @torch.no_grad()

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from mmseqvae.config import ModelConfig
 from mmseqvae.data import FrontEnd, SequenceDataset, decode_items, encode_items, front_end_from_dict, make_loader
 from mmseqvae.files import replacing, write_json
-from mmseqvae.gaussian import Gaussian
+from mmseqvae.fusion import Encoded
+from mmseqvae.gaussian import Posterior
 from mmseqvae.modalities import frames, tokens
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.priors import Mixture
@@ -167,13 +168,17 @@ def load(folder: str | Path) -> Trained:
 
 
 @torch.no_grad()
-def posteriors(model: MultimodalVAE, dataset: SequenceDataset, given: list[str] | None = None) -> Gaussian:
-    """The posterior of every item of a data set, in its order: [N, D]."""
+def encoded(model: MultimodalVAE, dataset: SequenceDataset, given: list[str] | None = None) -> Encoded:
+    """What the encoders say about every item of a data set, in its order."""
     model.eval()
-    parts = []
-    for batch in make_loader(dataset, 256, shuffle=False):
-        parts.append(model.posterior(to_device(batch, model.device), given))
-    return Gaussian(torch.cat([part.mean for part in parts]), torch.cat([part.logvar for part in parts]))
+    batches = make_loader(dataset, 256, shuffle=False)
+    return Encoded.join([model.encode(to_device(batch, model.device), given) for batch in batches])
+
+
+@torch.no_grad()
+def posteriors(model: MultimodalVAE, dataset: SequenceDataset, given: list[str] | None = None) -> Posterior:
+    """The posterior of every item of a data set, in its order: [N, D]."""
+    return encoded(model, dataset, given).posterior()
 
 
 def to_device(batch: Mapping[str, Sequence], device: torch.device) -> dict[str, Sequence]:

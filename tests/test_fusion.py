@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import pytest
 import torch
@@ -6,8 +7,9 @@ from exact import LOG_P, B, S, W, X, f64, ppca, ppca_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmseqvae.fusion import poe
-from mmseqvae.gaussian import Gaussian
+from mmseqvae.fusion import Encoded, moe, mopoe, poe, poe_without_base
+from mmseqvae.gaussian import Gaussian, GaussianMixture, Posterior
+from mmseqvae.priors import StandardNormal, divergence
 
 NAN = float("nan")
 
@@ -130,8 +132,137 @@ def test_known_likelihoods_are_those_of_dense_gaussians() -> None:
 
 
 def test_experts_of_multimodal_pca() -> None:
-    experts = ppca().encode(ppca_batch()).experts
-    torch.testing.assert_close(experts["one"].mean[0], f64(0.2, 0.4))
-    torch.testing.assert_close(experts["one"].variance[0], f64(0.25, 0.25))
-    torch.testing.assert_close(experts["two"].mean[0], f64(-0.5, 1))
-    torch.testing.assert_close(experts["two"].variance[0], f64(0.5, 8))
+    encoded = ppca().encode(ppca_batch(2))
+    assert encoded.names == ("one", "two")
+    torch.testing.assert_close(encoded.expert("one").mean[0], f64(0.2, 0.4))
+    torch.testing.assert_close(encoded.expert("one").variance[0], f64(0.25, 0.25))
+    torch.testing.assert_close(encoded.expert("two").mean[0], f64(-0.5, 1))
+    torch.testing.assert_close(encoded.expert("two").variance[0], f64(0.5, 8))
+
+
+# The other ways
+
+FIXED = pytest.mark.parametrize("fuse", [poe, poe_without_base, moe, mopoe])
+SUBSET_KLS = (0.091621, 0.438195, 0.127824, 0.361075, 0.238145, 0.388460, 0.387841)
+
+
+def drawn(m: int, *shape: int, seed: int = 0) -> Gaussian:
+    rng = torch.Generator().manual_seed(seed)
+    return Gaussian(*torch.randn(2, m, *shape, generator=rng, dtype=torch.float64))
+
+
+def present_parts(q: GaussianMixture, row: int) -> dict[float, tuple[float, float]]:
+    """{mean: (weight, variance)} of the parts that are there, in the first dimension of a row."""
+    weights = q.log_weights.exp()[:, row].tolist()
+    mean, variance = q.parts.mean[:, row, 0].tolist(), q.parts.variance[:, row, 0].tolist()
+    return {round(m, 9): (w, v) for w, m, v in zip(weights, mean, variance, strict=True) if w}
+
+
+def test_known_product_without_the_base_expert() -> None:
+    product = poe_without_base(experts((1, 2), (-1, 0.5)), torch.ones(2, 1, dtype=torch.bool))
+    assert product.mean.item() == pytest.approx(-0.6, abs=1e-15)
+    assert product.variance.item() == pytest.approx(0.4, abs=1e-15)
+
+
+def test_a_mixture_of_experts_is_uniform_over_those_present() -> None:
+    q = moe(experts((1, 2), (-1, 0.5), (0.5, 1)), torch.tensor([[True], [True], [False]]))
+    assert present_parts(q, 0) == {1: pytest.approx((1 / 2, 2)), -1: pytest.approx((1 / 2, 0.5))}
+    z = f64([[0.3]])
+    expected = torch.stack([Gaussian(f64(m), f64(v).log()).log_prob(z) for m, v in ((1, 2), (-1, 0.5))])
+    torch.testing.assert_close(q.log_prob(z), expected.logsumexp(0) - math.log(2))
+
+
+def test_known_mixture_of_products() -> None:
+    q = mopoe(experts((1, 2), (-1, 0.5), (0.5, 1)), torch.ones(3, 1, dtype=torch.bool))
+    weights, kls = q.log_weights.exp()[:, 0], q.parts.kl().sum(-1)[:, 0]
+    assert weights.tolist() == pytest.approx([0] + 7 * [1 / 7])
+    assert sorted(kls[1:].tolist()) == pytest.approx(sorted(SUBSET_KLS), abs=5e-7)
+    assert (weights * kls).sum().item() == pytest.approx(0.29045166318079346, abs=1e-14)
+    # KL(mixture || prior) by quadrature on a fine grid
+    z = torch.linspace(-12, 12, 40_001, dtype=torch.float64)[:, None, None]
+    log_q, log_p = q.log_prob(z)[:, 0], Gaussian.standard_like(z).log_prob(z)[:, 0]
+    kl = torch.trapezoid(log_q.exp() * (log_q - log_p), z[:, 0, 0]).item()
+    assert kl == pytest.approx(0.0954366, abs=1e-7)
+    draws = q.rsample(200_000, torch.Generator().manual_seed(0))
+    assert divergence(q, StandardNormal(1).double(), draws).item() == pytest.approx(kl, abs=0.003)
+
+
+def test_with_one_missing_the_mixture_is_over_subsets_of_the_others() -> None:
+    three, there = experts((1, 2), (NAN, NAN), (0.5, 1)), torch.tensor([[True], [False], [True]])
+    q, two = mopoe(three, there), mopoe(experts((1, 2), (0.5, 1)), torch.ones(2, 1, dtype=torch.bool))
+    assert {round(mean, 6) for mean in present_parts(q, 0)} == {0.333333, 0.25, 0.4}
+    z = torch.randn(9, 1, 1).double()
+    torch.testing.assert_close(q.log_prob(z), two.log_prob(z))
+
+
+@FIXED
+def test_nothing_present_is_exactly_the_standard_normal(fuse) -> None:
+    q = fuse(experts((NAN, NAN), (1, NAN)), torch.zeros(2, 1, dtype=torch.bool))
+    assert q.mean.item() == 0
+    assert q.variance.item() == 1
+    z = f64([[[0.7]]])
+    assert q.log_prob(z).item() == pytest.approx(Gaussian.standard_like(z).log_prob(z).item(), abs=1e-15)
+
+
+@FIXED
+@given(seed=st.integers(0, 99))
+def test_absent_experts_reach_neither_values_nor_gradients(fuse, seed: int) -> None:
+    own, rng = drawn(3, 4, 2, seed=seed), torch.Generator().manual_seed(seed)
+    present = torch.rand(3, 4, generator=rng) < 0.5
+    found = []
+    for junk in (0.0, NAN):
+        mean, logvar = (torch.where(present[..., None], t, junk).requires_grad_() for t in (own.mean, own.logvar))
+        q = fuse(Gaussian(mean, logvar), present)
+        z = q.rsample(3, torch.Generator().manual_seed(1))
+        value = q.log_prob(z).sum() + q.mean.square().sum() + q.variance.sum()
+        value.backward()
+        assert mean.grad is not None
+        assert logvar.grad is not None
+        found.append((value.detach(), mean.grad, logvar.grad))
+    for clean, dirty in zip(*found, strict=True):
+        torch.testing.assert_close(dirty, clean)
+
+
+@FIXED
+def test_private_dimensions_take_all_that_is_known_about_them(fuse) -> None:
+    """Dimension 0 is shared; 1 belongs to the first modality, 2 to the second. Row 1 lacks the second modality."""
+    own = drawn(2, 2, 3)
+    speaks = torch.tensor([[True, True, False], [True, False, True]])
+    present = torch.tensor([[True, True], [True, False]])[..., None] & speaks[:, None]
+    q: Posterior = fuse(own, present)
+    alone = fuse if fuse in (poe, mopoe) else poe_without_base  # which says what one expert is worth
+    shared = fuse(Gaussian(own.mean[..., :1], own.logvar[..., :1]), present[..., 0])
+    torch.testing.assert_close(q.mean[:, :1], shared.mean)
+    torch.testing.assert_close(q.variance[:, :1], shared.variance)
+    for dimension, m in ((1, 0), (2, 1)):
+        one = Gaussian(own.mean[m : m + 1, :, dimension, None], own.logvar[m : m + 1, :, dimension, None])
+        expected = alone(one, present[m : m + 1, :, dimension])
+        torch.testing.assert_close(q.mean[:, dimension, None], expected.mean)
+        torch.testing.assert_close(q.variance[:, dimension, None], expected.variance)
+    if isinstance(q, GaussianMixture):  # every part that is there knows as much of them
+        there = q.log_weights > -torch.inf
+        torch.testing.assert_close(q.parts.mean[..., 1][there], q.mean[:, 1].expand(there.shape)[there])
+
+
+# One encoding, every subset
+
+
+def test_experts_and_who_is_there() -> None:
+    full = ppca_batch(3)
+    full["two"] = full["two"].where(torch.tensor([True, False, True]))
+    encoded = ppca().encode(full)
+    assert encoded.here("two").tolist() == [True, False, True]
+    assert encoded.several.tolist() == [True, False, True]
+    assert encoded.expert("two").variance[1].tolist() == [1, 1]
+    without = ppca().encode(full, ["one"])
+    assert not without.here("two").any()
+    torch.testing.assert_close(without.posterior().mean, encoded.posterior("one").mean)
+
+
+def test_encodings_join_row_by_row() -> None:
+    model, full = ppca(), ppca_batch(4)
+    full["one"] = full["one"].where(torch.tensor([True, False, False, True]))
+    pieces = [model.encode({name: x[rows] for name, x in full.items()}) for rows in (slice(0, 1), slice(1, 4))]
+    joined, whole = Encoded.join(pieces), model.encode(full)
+    torch.testing.assert_close(joined.posterior().mean, whole.posterior().mean)
+    assert torch.equal(joined.present, whole.present)

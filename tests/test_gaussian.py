@@ -2,12 +2,14 @@ import math
 
 import pytest
 import torch
+import torch.distributions as td
 from exact import f64
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from torch.distributions import Normal, kl_divergence
 
-from mmseqvae.gaussian import Gaussian
+from mmseqvae.gaussian import Gaussian, GaussianMixture, parts
 
 
 def gaussian(mean: float, variance: float) -> Gaussian:
@@ -77,3 +79,89 @@ def test_indexing_takes_rows_of_both() -> None:
     q = drawn(4, 2)
     assert torch.equal(q[1:3].mean, q.mean[1:3])
     assert torch.equal(q[torch.tensor([3, 0])].logvar, q.logvar[[3, 0]])
+
+
+# Mixtures
+
+LOG_WEIGHTS, MEANS, VARIANCES = f64([0.2], [0.5], [0.3]).log(), f64([[-3, 0]], [[0, 3]], [[3, -3]]), f64([1, 0.3])
+INF, NAN = float("inf"), float("nan")
+
+
+def mixture() -> GaussianMixture:
+    """Three parts in one row of two dimensions; unnormalised weights are allowed."""
+    return GaussianMixture(LOG_WEIGHTS + 3, Gaussian(MEANS, VARIANCES.log().expand(3, 1, 2)))
+
+
+def reference() -> td.Distribution:
+    parts = td.Independent(td.Normal(MEANS.transpose(0, 1), VARIANCES.sqrt()), 1)
+    return td.MixtureSameFamily(td.Categorical(LOG_WEIGHTS.exp().T), parts)
+
+
+def test_a_mixture_is_as_in_torch_distributions() -> None:
+    q, law, z = mixture(), reference(), 3 * torch.randn(4, 5, 1, 2, dtype=torch.float64)
+    torch.testing.assert_close(q.mean, law.mean)
+    torch.testing.assert_close(q.variance, law.variance)
+    torch.testing.assert_close(q.log_prob(z), law.log_prob(z))
+    torch.testing.assert_close(q.log_prob(z[0, 0]), law.log_prob(z[0, 0]))
+
+
+def test_draws_of_a_mixture_follow_weights_means_and_variances() -> None:
+    n, q = 30_000, mixture()
+    z = q.rsample(n, torch.Generator().manual_seed(0))[:, 0]
+    nearest = torch.cdist(z, MEANS[:, 0]).argmin(1)
+    assert stats.chisquare(torch.bincount(nearest), n * LOG_WEIGHTS.exp()[:, 0]).pvalue > 0.01
+    torch.testing.assert_close(z.mean(0), q.mean[0], atol=0.05, rtol=0)
+    torch.testing.assert_close(z.var(0), q.variance[0], atol=0.1, rtol=0)
+    assert torch.equal(z, q.rsample(n, torch.Generator().manual_seed(0))[:, 0])
+    assert q.rsample().shape == (1, 2)
+
+
+def test_gradients_of_draws_pass_through_the_chosen_part_only() -> None:
+    mean = MEANS.clone().requires_grad_()
+    weights = LOG_WEIGHTS.clone().requires_grad_()
+    q = GaussianMixture(weights, Gaussian(mean, VARIANCES.log().expand(3, 1, 2)))
+    z = q.rsample(1, torch.Generator().manual_seed(3))
+    z.sum().backward()
+    assert mean.grad is not None
+    assert sorted(mean.grad.sum((1, 2)).tolist()) == [0, 0, 2]
+    assert weights.grad is None
+
+
+def test_an_absent_part_is_not_there_whatever_nan_it_holds() -> None:
+    mean = torch.cat([MEANS, torch.full((1, 1, 2), NAN).double()]).requires_grad_()
+    logvar = VARIANCES.log().expand(4, 1, 2).clone()
+    logvar[3] = NAN
+    logvar.requires_grad_()
+    q = GaussianMixture(torch.cat([LOG_WEIGHTS, f64([-INF])]), Gaussian(mean, logvar))
+    z = torch.randn(6, 1, 2).double()
+    torch.testing.assert_close(q.log_prob(z), mixture().log_prob(z))
+    torch.testing.assert_close(q.mean, mixture().mean)
+    torch.testing.assert_close(q.variance, mixture().variance)
+    (q.log_prob(z).sum() + q.mean.sum() + q.variance.sum() + q.rsample(50).sum()).backward()
+    for gradient in (mean.grad, logvar.grad):
+        assert gradient is not None
+        assert gradient.isfinite().all()
+        assert not gradient[3].any()
+
+
+def test_rows_of_a_mixture_are_mixtures() -> None:
+    weights, own = torch.randn(3, 4, 5).double(), drawn(3, 4, 5, 2)
+    q, z = GaussianMixture(weights, own), torch.randn(5, 2).double()
+    torch.testing.assert_close(q[1].log_prob(z), q.log_prob(z.expand(4, 5, 2))[1])
+    torch.testing.assert_close(q[:, 2].mean, q.mean[:, 2])
+    torch.testing.assert_close(q[torch.tensor([3, 0]), 1].variance, q.variance[[3, 0], 1])
+
+
+def test_parts_of_both_kinds() -> None:
+    plain = drawn(4, 2)
+    weights, one = parts(plain)
+    assert torch.equal(weights, torch.zeros(1, 4).double())
+    assert torch.equal(one.mean[0], plain.mean)
+    weights, several = parts(mixture())
+    torch.testing.assert_close(weights.exp(), LOG_WEIGHTS.exp())
+    assert torch.equal(several.mean, MEANS)
+
+
+def test_weights_that_do_not_fit_the_parts_are_an_error() -> None:
+    with pytest.raises(ValueError, match=r"log_weights \[S, ...\]"):
+        GaussianMixture(torch.zeros(3), drawn(3, 4, 2))

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 from mmseqvae.decoders import FrameDecoder, TokenDecoder
 from mmseqvae.encoders import FrameEncoder, TokenEncoder
+from mmseqvae.fusion import moe
 from mmseqvae.gaussian import Gaussian
 from mmseqvae.likelihoods import Normal
 from mmseqvae.modalities import Modality
 from mmseqvae.model import MultimodalVAE, effective_draws, log_mean_exp
 from mmseqvae.objectives import elbo
-from mmseqvae.priors import Mixture
+from mmseqvae.priors import LearntMixture, Mixture
 from mmseqvae.sampling import FrameSampling, TokenSampling
 from mmseqvae.sequence import Sequence
 
@@ -322,6 +323,24 @@ def test_sample_uses_the_fitted_prior_unless_told_otherwise() -> None:
     assert (model.sample(20, "z", generator=seeded())["z"].values > 45).all()
     again = model.sample(2_000, "z", prior=model.standard, generator=seeded())["z"].values
     assert torch.equal(again, standard)
+
+
+def test_a_learnt_prior_stands_between_the_standard_and_the_fitted_one() -> None:
+    learnt = LearntMixture(3, D)
+    model = MultimodalVAE(dict(build().modalities), prior=learnt).double()
+    assert {"learnt.logits", "learnt.means", "learnt.logvars"} < set(model.state_dict())
+    assert model.prior is model.training_prior is learnt
+    fitted = model.fit_prior(torch.randn(50, D).double(), 2)
+    assert (model.prior, model.training_prior) == (fitted, learnt)
+
+
+def test_a_fusion_can_be_chosen() -> None:
+    one, two = build(), MultimodalVAE(dict(build().modalities), moe).double()
+    alone = [two.posterior(batch(), [name]) for name in ("text", "audio")]
+    both, z = two.posterior(batch()), torch.randn(3, D).double()
+    torch.testing.assert_close(both.log_prob(z).exp(), (alone[0].log_prob(z).exp() + alone[1].log_prob(z).exp()) / 2)
+    assert not torch.allclose(one.posterior(batch()).mean, both.mean)
+    assert two.log_prob(batch(), draws=3).isfinite().all()
 
 
 def test_a_fitted_prior_is_part_of_the_weights() -> None:

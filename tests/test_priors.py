@@ -5,7 +5,7 @@ from exact import f64
 from scipy import stats
 
 from mmseqvae.gaussian import Gaussian
-from mmseqvae.priors import Mixture, StandardNormal, fit_mixture
+from mmseqvae.priors import LearntMixture, Mixture, StandardNormal, divergence, fit_mixture
 
 WEIGHTS, MEANS, LOGVARS = f64(0.2, 0.5, 0.3), f64([-5, 0], [0, 5], [5, -5]), f64([0, -1], [-2, 0.5], [0.1, 0.2])
 
@@ -82,8 +82,40 @@ def test_bad_arguments_are_errors() -> None:
         fit_mixture(torch.zeros(1, 2), 1)
     with pytest.raises(ValueError, match=r"log_weights \[K\]"):
         Mixture(torch.zeros(2), torch.zeros(3, 2), torch.zeros(3, 2))
+    with pytest.raises(ValueError, match="at least 1 component, got 0"):
+        LearntMixture(0, 2)
 
 
 def test_a_prior_names_itself() -> None:
     assert str(StandardNormal(2)) == "N(0, I)"
+    assert str(LearntMixture(4, 2)) == "mixture of 4 learnt with the model"
     assert str(mixture()) == "mixture of 3 fitted to training posteriors"
+
+
+def test_a_learnt_mixture_starts_near_the_standard_normal_and_learns() -> None:
+    torch.manual_seed(0)
+    prior = LearntMixture(200, 3).double()
+    law = prior.mixture()
+    torch.testing.assert_close(law.mean, torch.zeros(3).double(), atol=0.15, rtol=0)
+    torch.testing.assert_close(law.variance, torch.ones(3).double(), atol=0.15, rtol=0)
+    points = mixture().sample(500, seeded())
+    learnt = LearntMixture(6, 2).double()
+    optimizer = torch.optim.Adam(learnt.parameters(), 0.1)
+    for _ in range(150):
+        optimizer.zero_grad()
+        (-learnt.log_prob(points).mean()).backward()
+        optimizer.step()
+    assert learnt.log_prob(points).mean() > mixture().log_prob(points).mean() - 0.1
+    assert abs(learnt.sample(5_000, seeded()).mean(0) - points.mean(0)).max() < 0.4
+
+
+def test_divergence_is_exact_where_it_can_be_and_else_a_mean_over_draws() -> None:
+    q = Gaussian(f64([1, 0], [0.5, 2]), f64([2, 0.5], [1, 0.3]).log())
+    other = Gaussian(f64([-1, 0.2], [0, 0]), f64([0.5, 1], [3, 1]).log())
+    z = q.rsample(200_000, seeded())
+    anything = torch.full_like(z, torch.nan)
+    torch.testing.assert_close(divergence(q, StandardNormal(2).double(), anything), q.kl().sum(-1))
+    torch.testing.assert_close(divergence(q, other, anything), q.kl(other).sum(-1))
+    one = Mixture(f64(0.0), f64([0, 0]), f64([0, 0]))  # N(0, I), but nobody knows
+    torch.testing.assert_close(divergence(q, one, z), q.kl().sum(-1), atol=0.02, rtol=0)
+    torch.testing.assert_close(divergence(q, one, z[0]), q.log_prob(z[0]) - one.log_prob(z[0]))
