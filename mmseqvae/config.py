@@ -61,7 +61,9 @@ class LogMelConfig:
 class ModelConfig:
     """The networks that `mmseqvae.pretrained.build` makes for the modalities of a corpus.
 
-    latent: D. rnn: "tanh", "gru" or "lstm", everywhere. layers: recurrent layers, everywhere. bidirectional, pooling
+    latent: D. fusion: how what the encoders believe becomes one posterior, "poe", "poe-without-base",
+    "generalised-poe", "moe", "mopoe", "joint" or "attention"; see `mmseqvae.fusion`.
+    rnn: "tanh", "gru" or "lstm", everywhere. layers: recurrent layers, everywhere. bidirectional, pooling
     ("last", "mean" or "max"): of the encoders. dropout: between layers and before last layers.
     token_embedding, token_encoder, token_decoder: sizes for tokens; frame_encoder, frame_inputs, frame_decoder: sizes
     for frames. reduction: frames that are read and written a recurrent step.
@@ -72,6 +74,7 @@ class ModelConfig:
     """
 
     latent: int = 32
+    fusion: str = "poe"
     rnn: str = "gru"
     layers: int = 1
     bidirectional: bool = True

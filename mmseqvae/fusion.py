@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from itertools import product
 
 import torch
-from torch import Tensor
+from einops import rearrange
+from torch import Tensor, nn
 
 from mmseqvae.gaussian import Gaussian, GaussianMixture, Posterior
 
@@ -95,6 +96,126 @@ def mixture_of_products(
 def per_dimension(experts: Gaussian, present: Tensor) -> Tensor:
     """`present` [M, ...] or [M, ..., D] -> [M, ..., D]."""
     return (present if present.ndim == experts.mean.ndim else present[..., None]).expand_as(experts.mean)
+
+
+def _said(experts: Gaussian, here: Tensor) -> Tensor:
+    """Means and log-variances [M, ..., 2 D], zero where nothing is said."""
+    return torch.cat([torch.where(here, experts.mean, 0), torch.where(here, experts.logvar, 0)], -1)
+
+
+def _start_at_zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
+class SampledMoPoE(nn.Module):
+    """`mopoe`, which above four modalities draws subsets in training: their number is 2 ** M.
+
+    subsets: at most as many a row and a step; all that is present is always one of them, the others include every
+    present modality with probability 1/2. In evaluation all subsets count. Raises ValueError below 2 subsets.
+    """
+
+    def __init__(self, subsets: int = 16) -> None:
+        super().__init__()
+        if subsets < 2:
+            raise ValueError(f"subsets must be at least 2, got {subsets}")
+        self.subsets = subsets
+
+    def forward(self, experts: Gaussian, present: Tensor) -> GaussianMixture:
+        if not self.training or len(experts.mean) <= 4:
+            return mopoe(experts, present)
+        there = per_dimension(experts, present).any(-1)[None]  # [1, M, ...]
+        drawn = torch.rand(self.subsets - 1, *there.shape[1:], device=there.device) < 0.5
+        members = torch.cat([torch.zeros_like(there), there, drawn & there])
+        return mixture_of_products(experts, present, members, poe)
+
+
+class GeneralisedPoE(nn.Module):
+    """Product of experts raised to learnt powers, one a modality and dimension (Cao & Fleet 2014, section 4).
+
+        1 / v = 1 + sum_m a_m / v_m        mean = v * sum_m a_m mean_m / v_m
+
+    The powers a [M, D] are positive and start at 1, where it equals `poe`.
+    """
+
+    def __init__(self, modalities: int, latent: int) -> None:
+        super().__init__()
+        self.log_power = nn.Parameter(torch.zeros(modalities, latent))
+
+    def forward(self, experts: Gaussian, present: Tensor) -> Gaussian:
+        between = [1] * (experts.mean.ndim - 2)
+        log_power = self.log_power.reshape(len(self.log_power), *between, -1)
+        return poe(Gaussian(experts.mean, experts.logvar - log_power), present)
+
+
+class JointEncoder(nn.Module):
+    """A learnt joint posterior where several modalities are present; one that is alone is its own answer.
+
+    With it `coordinated` is JMVAE-kl (Suzuki et al. 2017). A perceptron reads what all experts say and who is present
+    and corrects means and log-variances of `poe`, which it equals at the start.
+    """
+
+    def __init__(self, modalities: int, latent: int, hidden: int = 128) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(modalities * (2 * latent + 1), hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, 2 * latent),
+        )
+        _start_at_zero(self.net[-1])
+
+    def forward(self, experts: Gaussian, present: Tensor) -> Gaussian:
+        here = per_dimension(experts, present)
+        there = here.any(-1, keepdim=True)
+        read = rearrange(torch.cat([_said(experts, here), there.to(experts.mean)], -1), "m ... f -> ... (m f)")
+        start, alone = poe(experts, here), poe_without_base(experts, here)
+        mean, logvar = self.net(read).chunk(2, -1)
+        joint = here.any(0) & (there.sum(0) > 1)
+        return Gaussian(
+            torch.where(joint, start.mean + mean, alone.mean), torch.where(joint, start.logvar + logvar, alone.logvar)
+        )
+
+
+class AttentionFusion(nn.Module):
+    """Attention pooling over the present experts (Hirt et al. 2024, "permutation-invariant encoders", section 3).
+
+    Every expert becomes a vector that tells its modality; a learnt query attends to those that are present, and a
+    perceptron turns what it found into the posterior. N(0, I) where nothing is present.
+    """
+
+    def __init__(self, modalities: int, latent: int, hidden: int = 64, heads: int = 4) -> None:
+        super().__init__()
+        self.to_token = nn.Linear(2 * latent, hidden)
+        self.modality = nn.Parameter(0.1 * torch.randn(modalities, hidden))
+        self.query = nn.Parameter(0.1 * torch.randn(1, 1, hidden))
+        self.attention = nn.MultiheadAttention(hidden, heads, batch_first=True)
+        self.to_latent = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 2 * latent))
+
+    def forward(self, experts: Gaussian, present: Tensor) -> Gaussian:
+        here = per_dimension(experts, present)
+        rows = here.shape[1:-1]
+        said = rearrange(_said(experts, here).flatten(1, -2), "m n f -> n m f")
+        there = rearrange(here.any(-1).flatten(1), "m n -> n m")
+        silent = ~there.any(1, keepdim=True)  # somebody must be attended to, or all is NaN; replaced below
+        tokens = self.to_token(said) + self.modality
+        query = self.query.expand(len(tokens), -1, -1)
+        found, _ = self.attention(query, tokens, tokens, key_padding_mask=~(there | silent), need_weights=False)
+        mean, logvar = self.to_latent(found[:, 0]).reshape(*rows, -1).chunk(2, -1)
+        known = here.any(0)
+        return Gaussian(torch.where(known, mean, 0), torch.where(known, logvar, 0))
+
+
+FUSIONS: dict[str, Callable[[int, int], Fusion]] = {  # (modalities, latent) -> fusion
+    "poe": lambda modalities, latent: poe,
+    "poe-without-base": lambda modalities, latent: poe_without_base,
+    "generalised-poe": GeneralisedPoE,
+    "moe": lambda modalities, latent: moe,
+    "mopoe": lambda modalities, latent: SampledMoPoE(),
+    "joint": JointEncoder,
+    "attention": AttentionFusion,
+}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from mmseqvae.config import ModelConfig
 from mmseqvae.data import FrontEnd, SequenceDataset, decode_items, encode_items, front_end_from_dict, make_loader
 from mmseqvae.files import replacing, write_json
-from mmseqvae.fusion import Encoded
+from mmseqvae.fusion import FUSIONS, Encoded
 from mmseqvae.gaussian import Posterior
 from mmseqvae.modalities import frames, tokens
 from mmseqvae.model import MultimodalVAE
@@ -30,14 +30,19 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 def build(front_ends: Mapping[str, FrontEnd], longest: Mapping[str, int], config: ModelConfig) -> MultimodalVAE:
-    """A new model with one modality a front end; `longest` is the hard limit of each modality's steps."""
+    """A new model with one modality a front end; `longest` is the hard limit of each modality's steps.
+
+    Raises ValueError for an unknown fusion or likelihood.
+    """
+    if config.fusion not in FUSIONS:
+        raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {config.fusion!r}")
     modalities = {}
     for name, front_end in front_ends.items():
         if isinstance(front_end, Tokenizer):
             modalities[name] = tokens(front_end.vocabulary_size, front_end.end_id, longest[name], config)
         else:
             modalities[name] = frames(front_end.channels, longest[name], config)
-    return MultimodalVAE(modalities)
+    return MultimodalVAE(modalities, FUSIONS[config.fusion](len(modalities), config.latent))
 
 
 @dataclass

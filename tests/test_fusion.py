@@ -7,7 +7,17 @@ from exact import LOG_P, B, S, W, X, f64, ppca, ppca_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmseqvae.fusion import Encoded, moe, mopoe, poe, poe_without_base
+from mmseqvae.fusion import (
+    FUSIONS,
+    Encoded,
+    Fusion,
+    GeneralisedPoE,
+    SampledMoPoE,
+    moe,
+    mopoe,
+    poe,
+    poe_without_base,
+)
 from mmseqvae.gaussian import Gaussian, GaussianMixture, Posterior
 from mmseqvae.priors import StandardNormal, divergence
 
@@ -142,6 +152,20 @@ def test_experts_of_multimodal_pca() -> None:
 
 # The other ways
 
+
+def every_fusion() -> dict[str, Fusion]:
+    """Over three modalities and two dimensions, with whatever is learnt away from where it starts."""
+    torch.manual_seed(0)
+    built = {name: make(3, 2) for name, make in FUSIONS.items()}
+    for fusion in built.values():
+        if isinstance(fusion, torch.nn.Module):
+            fusion.double().eval()
+            for weight in fusion.parameters():
+                weight.data += 0.3 * torch.randn_like(weight)
+    return built
+
+
+EVERY = pytest.mark.parametrize("fuse", every_fusion().values(), ids=FUSIONS)
 FIXED = pytest.mark.parametrize("fuse", [poe, poe_without_base, moe, mopoe])
 SUBSET_KLS = (0.091621, 0.438195, 0.127824, 0.361075, 0.238145, 0.388460, 0.387841)
 
@@ -195,16 +219,29 @@ def test_with_one_missing_the_mixture_is_over_subsets_of_the_others() -> None:
     torch.testing.assert_close(q.log_prob(z), two.log_prob(z))
 
 
-@FIXED
+@EVERY
 def test_nothing_present_is_exactly_the_standard_normal(fuse) -> None:
-    q = fuse(experts((NAN, NAN), (1, NAN)), torch.zeros(2, 1, dtype=torch.bool))
-    assert q.mean.item() == 0
-    assert q.variance.item() == 1
-    z = f64([[[0.7]]])
-    assert q.log_prob(z).item() == pytest.approx(Gaussian.standard_like(z).log_prob(z).item(), abs=1e-15)
+    junk = torch.full((3, 4, 2), NAN).double()
+    for present in (torch.zeros(3, 4).bool(), torch.zeros(3, 4, 2).bool()):
+        q = fuse(Gaussian(junk, junk), present)
+        assert (q.mean == 0).all()
+        assert (q.variance == 1).all()
+        z = torch.randn(4, 2).double()
+        torch.testing.assert_close(q.log_prob(z), Gaussian.standard_like(z).log_prob(z))
 
 
-@FIXED
+@EVERY
+def test_leading_dimensions_are_free_and_rows_are_independent(fuse) -> None:
+    own, present = drawn(3, 5, 4, 2), torch.rand(3, 5, 4, generator=torch.Generator().manual_seed(0)) < 0.6
+    q, z = fuse(own, present), torch.randn(5, 4, 2).double()
+    assert q.mean.shape == (5, 4, 2)
+    for i in range(5):
+        row = fuse(own[:, i], present[:, i])
+        torch.testing.assert_close(row.mean, q.mean[i])
+        torch.testing.assert_close(row.log_prob(z[i]), q.log_prob(z)[i])
+
+
+@EVERY
 @given(seed=st.integers(0, 99))
 def test_absent_experts_reach_neither_values_nor_gradients(fuse, seed: int) -> None:
     own, rng = drawn(3, 4, 2, seed=seed), torch.Generator().manual_seed(seed)
@@ -221,6 +258,15 @@ def test_absent_experts_reach_neither_values_nor_gradients(fuse, seed: int) -> N
         found.append((value.detach(), mean.grad, logvar.grad))
     for clean, dirty in zip(*found, strict=True):
         torch.testing.assert_close(dirty, clean)
+
+
+@EVERY
+def test_of_private_dimensions_nothing_is_known_without_their_modality(fuse) -> None:
+    speaks = torch.tensor([[True, True], [True, False], [True, False]])  # dimension 1 belongs to the first
+    present = torch.tensor([[False, True], [True, True], [True, False]])[..., None] & speaks[:, None]
+    q = fuse(drawn(3, 2, 2), present)
+    assert (q.mean[0, 1].item(), q.variance[0, 1].item()) == (0, 1)
+    assert q.mean[1, 1].item() != 0
 
 
 @FIXED
@@ -266,3 +312,81 @@ def test_encodings_join_row_by_row() -> None:
     joined, whole = Encoded.join(pieces), model.encode(full)
     torch.testing.assert_close(joined.posterior().mean, whole.posterior().mean)
     assert torch.equal(joined.present, whole.present)
+
+
+# What is learnt
+
+
+@pytest.mark.parametrize("name", ["generalised-poe", "joint"])
+def test_learnt_fusions_start_as_the_product_of_experts(name: str) -> None:
+    own = drawn(3, 4, 2)
+    present = torch.tensor([[True, True, False, False], [True, False, True, False], [True, True, True, False]])
+    product, start = poe(own, present), FUSIONS[name](3, 2).double()(own, present)
+    torch.testing.assert_close(start.mean, product.mean)
+    torch.testing.assert_close(start.variance, product.variance)
+
+
+def test_generalised_product_of_experts() -> None:
+    fuse, own = GeneralisedPoE(2, 3).double(), drawn(2, 4, 3)
+    fuse.log_power.data.normal_()
+    q = fuse(own, torch.ones(2, 4).bool())
+    power = fuse.log_power.exp()[:, None] / own.variance
+    torch.testing.assert_close(q.variance, 1 / (1 + power.sum(0)))
+    torch.testing.assert_close(q.mean, (power * own.mean).sum(0) / (1 + power.sum(0)))
+
+
+def test_alone_a_modality_is_its_own_answer_to_the_joint_encoder() -> None:
+    fuse, own = every_fusion()["joint"], drawn(3, 4, 2)
+    q = fuse(own, torch.tensor([[True], [False], [False]]).expand(3, 4))
+    assert torch.equal(q.mean, own.mean[0])
+    torch.testing.assert_close(q.variance, own.variance[0])
+    both = fuse(own, torch.tensor([[True], [True], [False]]).expand(3, 4))
+    assert not torch.allclose(both.mean, poe(own, torch.tensor([[True], [True], [False]]).expand(3, 4)).mean)
+
+
+@pytest.mark.parametrize("name", ["generalised-poe", "joint", "attention"])
+def test_learnt_fusions_learn_the_posterior_that_they_are_shown(name: str) -> None:
+    """One expert is wrong by a scale: what is learnt must beat the plain product on other rows."""
+    torch.manual_seed(0)
+    fuse = FUSIONS[name](2, 2)
+    optimizer = torch.optim.Adam(fuse.parameters(), 0.05 if name == "generalised-poe" else 0.01)
+
+    def loss(seed: int, fuse: Fusion) -> torch.Tensor:
+        rng = torch.Generator().manual_seed(seed)
+        z = torch.randn(256, 2, generator=rng)
+        right, wrong = z + 0.5 * torch.randn(256, 2, generator=rng), 3 * torch.randn(256, 2, generator=rng)
+        own = Gaussian(torch.stack([right, wrong]), torch.full((2, 256, 2), math.log(0.25)))
+        return -fuse(own, torch.ones(2, 256).bool()).log_prob(z).mean()
+
+    for step in range(200):
+        optimizer.zero_grad()
+        loss(step, fuse).backward()
+        optimizer.step()
+    best = Gaussian(torch.zeros(1), f64(0.2).float().log()).entropy().item() * 2  # of the exact posterior
+    assert loss(1_000, fuse).item() < best + 0.3
+    assert loss(1_000, poe).item() > best + 1
+
+
+def test_above_four_modalities_training_draws_subsets_of_what_is_present() -> None:
+    own, fuse = drawn(6, 50, 2), SampledMoPoE(8).double()
+    present = torch.ones(6, 50).bool()
+    present[0] = False
+    present[:, 0] = False
+    exact = mopoe(own, present)
+    assert fuse.eval()(own, present).log_weights.shape == exact.log_weights.shape == (64, 50)
+    torch.manual_seed(0)
+    q = fuse.train()(own, present)
+    there = q.log_weights > -torch.inf
+    assert there.sum(0)[1:].max() <= 8
+    full = poe(own, present)
+    assert there[1, 1:].all()
+    torch.testing.assert_close(q.parts.mean[1, 1:], full.mean[1:])  # all that is present is always among them
+    assert (q.mean[0] == 0).all()
+    known = exact.parts.mean[:, 1:, 0].T  # every part is one of the exact mixture's
+    for i in range(49):
+        mine = q.parts.mean[:, 1 + i, 0][there[:, 1 + i]]
+        assert ((mine[:, None] - known[i]).abs() < 1e-9).any(1).all()
+    small = drawn(3, 5, 2)
+    assert len(fuse(small, torch.ones(3, 5).bool()).log_weights) == 8  # few enough to count them all
+    with pytest.raises(ValueError, match="at least 2, got 1"):
+        SampledMoPoE(1)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mmseqvae.config import LogMelConfig, ModelConfig
 from mmseqvae.data import FrontEnd, SequenceDataset
 from mmseqvae.data.batches import Column
 from mmseqvae.frames import FrameArrays
+from mmseqvae.fusion import FUSIONS
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.pretrained import Trained, build, load, posteriors
 from mmseqvae.sampling import FrameSampling, Sampling, TokenSampling
@@ -96,6 +98,14 @@ def test_what_was_saved_is_loaded_to_the_bit(config: ModelConfig, components: in
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / name).read_bytes()
     assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_fusion_is_saved_and_loaded(fusion: str, tmp_path: Path) -> None:
+    before = untrained(replace(SMALL, fusion=fusion), 0)
+    before.save(tmp_path)
+    items = [{"text": "one", "motion": np.arange(8.0).reshape(4, 2)}, {"text": "two"}, {}]
+    np.testing.assert_array_equal(load(tmp_path).embed(items), before.embed(items))
 
 
 def test_seeds_repeat_and_differ(trained: Trained) -> None:
@@ -238,4 +248,6 @@ def test_an_interrupted_save_leaves_what_was_there(
 def test_a_model_without_a_modality_cannot_be_built() -> None:
     with pytest.raises(ValueError, match="likelihood must be one of"):
         build({"motion": FrameArrays(2)}, {"motion": 3}, ModelConfig(likelihood="cauchy"))
+    with pytest.raises(ValueError, match=r"fusion must be one of poe, .*, got 'sum'"):
+        build({"motion": FrameArrays(2)}, {"motion": 3}, ModelConfig(fusion="sum"))
     assert isinstance(build({"motion": FrameArrays(2)}, {"motion": 3}, SMALL), MultimodalVAE)
