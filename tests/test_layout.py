@@ -19,6 +19,7 @@ ORDER = [
     "sampling",
     "sequence",
     "gaussian",
+    "packed",
     "recurrent",
     "likelihoods",
     "fusion",
