@@ -19,7 +19,6 @@ ORDER = [
     "sampling",
     "sequence",
     "gaussian",
-    "packed",
     "recurrent",
     "likelihoods",
     "fusion",
