@@ -1,6 +1,6 @@
 """How fast is a recurrent layer over variable lengths? Forward and backward, three ways, interleaved, medians.
 
-    python -m benchmarks.recurrent            # one thread, batch 64, hidden 256, 80 channels
+    python -m benchmarks.recurrent            # one thread, batch 64, hidden 256, 80 channels, float32 and bf16
 
 Ratios are of one run; machines are noisy, so compare them and not the milliseconds.
 """
@@ -12,24 +12,12 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from mmseqvae.recurrent import Recurrent, run_padded, run_staircase
+from mmseqvae.recurrent import CELLS, Recurrent
 
-
-def packed(rnn: nn.RNNBase, x: Tensor, lengths: Tensor, state: None) -> Tensor:
-    """What torch offers: x [T, B, C] -> [T, B, H]."""
-    sequence = pack_padded_sequence(x, lengths, enforce_sorted=False)
-    return pad_packed_sequence(rnn(sequence)[0], total_length=x.shape[0])[0]
-
-
-def milliseconds(run: Callable[..., Tensor], rnn: nn.RNNBase, x: Tensor, lengths: Tensor) -> float:
-    """One forward and backward pass."""
-    rnn.zero_grad()
-    started = time.perf_counter()
-    run(rnn, x, lengths, None).sum().backward()
-    return 1000 * (time.perf_counter() - started)
+Way = Callable[[Tensor, Tensor], Tensor]
 
 
 def main(
@@ -41,10 +29,10 @@ def main(
     repeats: int = 7,
     seed: int = 0,
 ) -> None:
-    """Time packed, padded and staircase passes over lengths drawn evenly from a third of the longest to the longest.
+    """Time torch's packed and padded passes and ours over lengths drawn evenly up to the longest.
 
     Args:
-        steps: the longest sequence, one row each.
+        steps: the longest sequence; one row with lengths from a third of it on, one with lengths from 95 % of it on.
         batch: sequences.
         hidden: units.
         channels: of the input.
@@ -54,25 +42,46 @@ def main(
     """
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    ways: dict[str, Callable[..., Tensor]] = {"packed": packed, "padded": run_padded, "staircase": run_staircase}
+    ours = Recurrent(channels, hidden, kind=kind)
+    theirs = CELLS[kind](channels, hidden)
+
+    def padded(x: Tensor, lengths: Tensor) -> Tensor:
+        return theirs(x.transpose(0, 1))[0]
+
+    def packed(x: Tensor, lengths: Tensor) -> Tensor:
+        sequence = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return pad_packed_sequence(theirs(sequence)[0], batch_first=True)[0]
+
+    ways: dict[str, Way] = {"packed": packed, "padded": padded, "ours": ours}
     print(f"{kind}, {channels} -> {hidden}, batch {batch}, torch {torch.__version__}, one thread, seed {seed}\n")
-    print("| longest | packed, ms | padded, ms | staircase, ms | staircase / padded | staircase / packed |")
-    print("|---|---|---|---|---|---|")
+    print("| lengths | type | packed, ms | padded, ms | ours, ms | ours / padded | ours / packed |")
+    print("|---|---|---|---|---|---|---|")
     for longest in steps:
-        layer = Recurrent(channels, hidden, kind=kind).forwards[0]
-        assert isinstance(layer, nn.RNNBase)
-        x = torch.randn(longest, batch, channels, requires_grad=True)
-        lengths = torch.randint(longest // 3, longest + 1, (batch,))
-        lengths[0] = longest
-        times: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(repeats + 1):
-            for name, run in ways.items():
-                times[name].append(milliseconds(run, layer, x, lengths))
-        now = {name: median(found[1:]) for name, found in times.items()}
-        print(
-            f"| {longest} | {now['packed']:.1f} | {now['padded']:.1f} | {now['staircase']:.1f} "
-            f"| {now['staircase'] / now['padded']:.2f} | {now['staircase'] / now['packed']:.2f} |"
-        )
+        for shortest in (longest // 3, longest * 95 // 100):
+            x = torch.randn(batch, longest, channels, requires_grad=True)
+            lengths = torch.randint(shortest, longest + 1, (batch,))
+            lengths[0] = longest
+            for low in (False, True):
+                times: dict[str, list[float]] = {name: [] for name in ways}
+                for _ in range(repeats + 1):
+                    for name, way in ways.items():
+                        times[name].append(milliseconds(way, x, lengths, low))
+                now = {name: median(found[1:]) for name, found in times.items()}
+                print(
+                    f"| {shortest} to {longest} | {'bf16' if low else 'float32'} | {now['packed']:.1f} "
+                    f"| {now['padded']:.1f} | {now['ours']:.1f} | {now['ours'] / now['padded']:.2f} "
+                    f"| {now['ours'] / now['packed']:.2f} |",
+                    flush=True,
+                )
+
+
+def milliseconds(way: Way, x: Tensor, lengths: Tensor, low: bool) -> float:
+    """Processor time of one forward and backward pass; `low` under bf16 autocast."""
+    started = time.process_time()
+    with torch.autocast("cpu", torch.bfloat16, enabled=low):
+        outputs = way(x, lengths)
+    outputs.float().sum().backward()
+    return 1000 * (time.process_time() - started)
 
 
 if __name__ == "__main__":

@@ -99,19 +99,28 @@ class ModelConfig:
 class ObjectiveConfig:
     """What is maximised; see `mmseqvae.objectives`.
 
-    name: "coordinated" or "elbo". beta: weight of the KL to the prior, warmed up linearly from a tenth of it over
-    beta_warm_up steps; above 1 it brings the latents of the data closer to N(0, I), whose draws then make matching
-    pairs more often. free_bits: nats a latent dimension that cost the same. coordination: weight of the KL between
-    joint and single posteriors ("coordinated" only). token_weight: weight of every token modality's reconstruction; a
-    word is a few nats beside a thousand of log-mels. weights: {modality: weight}, over token_weight.
+    name: of an objective. options: what it takes besides beta, free bits and weights, such as {"coordination": 0.5}.
+    beta: weight of the KL to the prior; above 1 it brings the latents of the data closer to N(0, I), whose draws then
+    make matching pairs more often. beta_schedule: "linear" from a tenth of beta or "sigmoid", over beta_warm_up steps,
+    or "cyclical", from 0 up and then constant, beta_cycles times in the training. target_kl: nats of the joint KL that
+    beta is adapted to, between 0 and `beta`, instead of a schedule. free_bits: nats a latent dimension that cost the
+    same; free_bits_item: nats an item.
+    token_weight: weight of every token modality's reconstruction; a word is a few nats beside a thousand of log-mels.
+    by_dimension: weigh all modalities by their size instead, the largest one 1 and another as many times more as it is
+    smaller; the size is the mean number of steps times the channels of one. weights: {modality: weight}, over both.
     """
 
     name: str = "coordinated"
+    options: dict[str, float | bool | str] = field(default_factory=dict)
     beta: float = 3.0
+    beta_schedule: str = "linear"
     beta_warm_up: int = 600
+    beta_cycles: int = 4
+    target_kl: float | None = None
     free_bits: float = 0.0
-    coordination: float = 1.0
+    free_bits_item: float = 0.0
     token_weight: float = 30.0
+    by_dimension: bool = False
     weights: dict[str, float] = field(default_factory=dict)
 
 
@@ -119,6 +128,8 @@ class ObjectiveConfig:
 class TrainingConfig:
     """How long and how fast.
 
+    pretraining: epochs as a plain autoencoder (beta 0) before `epochs`, after which the decoders start anew and so do
+    the schedules: the posterior is far from the prior before the decoder learns to do without it.
     epochs, batch_size; learning_rate: peak of Adam, warmed up over warm_up steps, then half a cosine down to 2 %.
     clip: largest norm of the gradient, in nats an item. l1, l2: penalties on the weight matrices, l1 sum |w| and
     l2 / 2 sum w^2, in nats. ema: decay of the averaged weights that are kept, 0 to keep the last ones.
@@ -127,6 +138,7 @@ class TrainingConfig:
     posteriors at the end. seed: of everything random. threads: of torch, None for its own choice.
     """
 
+    pretraining: int = 0
     epochs: int = 110
     batch_size: int = 64
     learning_rate: float = 2e-3

@@ -46,15 +46,13 @@ class _RecurrentEncoder(nn.Module):
 
     def forward(self, x: Sequence) -> Gaussian:
         """One expert an item: Sequence of B -> Gaussian [B, D]. Rows of length 0 give a finite, meaningless expert."""
-        inputs, lengths = self.embed(x)
-        outputs = self.rnn(inputs, lengths)
-        pooled = self.pool(outputs, lengths)
-        return Gaussian(*self.to_latent(self.dropout(pooled)).chunk(2, -1))
+        return Gaussian(*self.to_latent(self.dropout(self.pool(*self.embed(x)))).chunk(2, -1))
 
-    def pool(self, outputs: Tensor, lengths: Tensor) -> Tensor:
-        """[B, N, H] -> [B, H]."""
-        if self.pooling == "last" or outputs.shape[1] == 0:
-            return self.rnn.last(outputs, lengths)
+    def pool(self, inputs: Tensor, lengths: Tensor) -> Tensor:
+        """Through the recurrent layers and over their steps, [B, N, E] -> [B, H]."""
+        if self.pooling == "last" or inputs.shape[1] == 0:
+            return self.rnn.final(inputs, lengths)
+        outputs = self.rnn(inputs, lengths)
         if self.pooling == "mean":  # outputs are 0 beyond a length
             return outputs.sum(1) / lengths.clamp(min=1)[:, None]
         alive = step_mask(lengths, outputs.shape[1])[..., None]

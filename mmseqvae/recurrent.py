@@ -1,9 +1,7 @@
-"""Tanh RNN, GRU and LSTM over variable lengths: one call per layer, no packing, and a single-step form for sampling.
+"""Tanh RNN, GRU and LSTM over variable lengths: one call per layer, and a single-step form for sampling.
 
-On a CPU the layer runs as a *staircase*: rows sorted by length, slices of 16 steps, each slice over only the rows that
-are still alive. On a GPU the padded batch goes through one cuDNN call. Both give the outputs and gradients of
-`torch.nn.utils.rnn.pack_padded_sequence` (tested), the staircase in about a quarter of its time at T ~ 200
-(0.23 of it there, 0.81 of the padded call: `python -m benchmarks.recurrent`).
+On a CPU a layer runs over packed rows with the hand-written gradient of `packed.py`, on a GPU over the padded batch in
+one cuDNN call. Both give the outputs and gradients of torch's modules over `pack_padded_sequence` (tested).
 """
 
 from __future__ import annotations
@@ -12,16 +10,14 @@ from collections.abc import Callable
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from mmseqvae import packed
+from mmseqvae.packed import Packing, State
 from mmseqvae.sequence import step_mask
 
 CELLS: dict[str, Callable[[int, int], nn.RNNBase]] = {"tanh": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
-SLICE = 16  # steps a slice; 8 to 32 measure alike
-
-State = tuple[Tensor, ...]  # of one layer: (h,) or, for the LSTM, (h, c), each [B, H]
 
 
 class Recurrent(nn.Module):
@@ -64,14 +60,50 @@ class Recurrent(nn.Module):
         """
         if state is not None and self.bidirectional:
             raise ValueError("an initial state is defined for one direction only")
-        run = run_staircase if x.device.type == "cpu" else run_padded
+        rows, steps = x.shape[:2]
+        if x.device.type != "cpu":
+            return self._padded(x, lengths, state)
+        packing = Packing.of(lengths, steps)
+        outputs, behind = self._packed(x.flatten(0, 1).index_select(0, packing.places), packing, state)
+        if behind is not None:
+            outputs = torch.cat([outputs, behind.index_select(0, packing.turned())], 1)
+        flat = outputs.new_zeros(rows * steps, self.channels).index_copy(0, packing.places, outputs)
+        return flat.reshape(rows, steps, self.channels)
+
+    def final(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """`last` of `forward`, without the outputs between: x [B, T, C] -> [B, H or 2H]."""
+        if x.device.type != "cpu":
+            return self.last(self._padded(x, lengths, None), lengths)
+        packing = Packing.of(lengths, x.shape[1])
+        outputs = self._packed(x.flatten(0, 1).index_select(0, packing.places), packing, None)
+        ends = [part.index_select(0, packing.ends) for part in outputs if part is not None]
+        rows = packing.order[: len(packing.ends)]
+        return ends[0].new_zeros(len(x), self.channels).index_copy(0, rows, torch.cat(ends, 1))
+
+    def _packed(self, h: Tensor, packing: Packing, state: list[State] | None) -> tuple[Tensor, Tensor | None]:
+        """Packed [N, C] -> outputs [N, H] of the last layer, and those of its backward direction from each end on."""
+        backwards = _each(self.backwards)
+        turned = packing.turned() if self.bidirectional else packing.places
+        ahead, behind = h, None
+        for layer, rnn in enumerate(_each(self.forwards)):
+            if layer:
+                h = ahead if behind is None else torch.cat([ahead, behind.index_select(0, turned)], 1)
+                h = self.dropout(h)
+            first = None if state is None else tuple(s.index_select(0, packing.order) for s in state[layer])
+            ahead = packed.run(rnn, h, packing, first)
+            if self.bidirectional:
+                behind = packed.run(backwards[layer], h.index_select(0, turned), packing, None)
+        return ahead, behind
+
+    def _padded(self, x: Tensor, lengths: Tensor, state: list[State] | None) -> Tensor:
+        """torch's own layers over the padded batch: the plain version of `_packed`."""
         h = rearrange(x, "b t c -> t b c")
         backwards = _each(self.backwards)
         for layer, rnn in enumerate(_each(self.forwards)):
             h = self.dropout(h) if layer else h
-            ahead = run(rnn, h, lengths, state[layer] if state else None)
+            ahead = run_padded(rnn, h, state[layer] if state else None)
             if self.bidirectional:
-                behind = run(backwards[layer], reverse(h, lengths), lengths, None)
+                behind = run_padded(backwards[layer], reverse(h, lengths), None)
                 ahead = torch.cat([ahead, reverse(behind, lengths)], -1)
             h = ahead
         h = rearrange(h, "t b c -> b t c")
@@ -102,44 +134,14 @@ class Recurrent(nn.Module):
         return x, after
 
 
-def run_padded(rnn: nn.RNNBase, x: Tensor, lengths: Tensor, state: State | None) -> Tensor:
+def run_padded(rnn: nn.RNNBase, x: Tensor, state: State | None) -> Tensor:
     """One call over the padded batch: x [T, B, C] -> [T, B, H]."""
     if x.shape[0] == 0:
         return x.new_zeros(0, x.shape[1], rnn.hidden_size)
-    return _call(rnn, x, state)[0]
-
-
-def run_staircase(rnn: nn.RNNBase, x: Tensor, lengths: Tensor, state: State | None) -> Tensor:
-    """Slices of steps over only the rows still alive: x [T, B, C] -> [T, B, H]."""
-    steps, rows = x.shape[:2]
-    order = lengths.argsort(descending=True, stable=True)
-    longest_first = lengths[order].tolist()
-    x = x[:, order]
-    now = None if state is None else tuple(s[order] for s in state)
-    slices: list[Tensor] = []
-    alive, start = rows, 0
-    while start < steps:
-        while alive and longest_first[alive - 1] <= start:
-            alive -= 1
-        if not alive:
-            break
-        out, now = _call(rnn, x[start : start + SLICE, :alive], None if now is None else tuple(s[:alive] for s in now))
-        slices.append(F.pad(out, (0, 0, 0, rows - alive)))
-        start += SLICE
-    done = sum(len(piece) for piece in slices)
-    if done < steps:
-        slices.append(x.new_zeros(steps - done, rows, rnn.hidden_size))
-    return torch.cat(slices)[:, order.argsort()] if slices else x.new_zeros(0, rows, rnn.hidden_size)
-
-
-def _call(rnn: nn.RNNBase, x: Tensor, state: State | None) -> tuple[Tensor, State]:
-    """torch's own module with a state of [B, H] tensors instead of [1, B, H]."""
     if state is None:
-        out, after = rnn(x)
-    else:
-        lifted = tuple(s[None].contiguous() for s in state)
-        out, after = rnn(x, lifted if rnn.mode == "LSTM" else lifted[0])
-    return out, tuple(s[0] for s in (after if rnn.mode == "LSTM" else (after,)))
+        return rnn(x)[0]
+    lifted = tuple(s[None].contiguous() for s in state)
+    return rnn(x, lifted if rnn.mode == "LSTM" else lifted[0])[0]
 
 
 def reverse(x: Tensor, lengths: Tensor) -> Tensor:

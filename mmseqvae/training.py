@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import warnings
+from collections.abc import Iterator
 from collections.abc import Sequence as Many
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, ProgressBar
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -23,9 +25,9 @@ from mmseqvae.data import Corpus, make_loader
 from mmseqvae.files import replacing, write_json
 from mmseqvae.measures import active_units
 from mmseqvae.model import Batch, MultimodalVAE
-from mmseqvae.objectives import OBJECTIVES, Terms
+from mmseqvae.objectives import Terms, chosen, weights_by_dimension
 from mmseqvae.pretrained import Trained, build, posteriors, to_device
-from mmseqvae.schedules import warm_up, warm_up_then_cosine
+from mmseqvae.schedules import BETA_SCHEDULES, TargetKL, beta_at, warm_up, warm_up_then_cosine
 from mmseqvae.text import Tokenizer
 
 
@@ -37,31 +39,83 @@ class Training(lightning.LightningModule):
         total_steps: int,
     ) -> None:  # fmt: skip
         super().__init__()
-        if objective.name not in OBJECTIVES:
-            raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective.name!r}")
+        self.maximised = chosen(objective.name, objective.options)
+        if objective.beta_schedule not in BETA_SCHEDULES:
+            raise ValueError(
+                f"beta_schedule must be one of {', '.join(BETA_SCHEDULES)}, got {objective.beta_schedule!r}"
+            )
+        if objective.beta_cycles < 1:
+            raise ValueError(f"beta_cycles must be at least 1, got {objective.beta_cycles}")
         self.model, self.objective, self.training_config, self.weights = model, objective, training, weights
         self.total_steps = total_steps
+        self.target = None if objective.target_kl is None else TargetKL(objective.target_kl, objective.beta)
         self.seen: list[Terms] = []
+        self.pretraining_steps = total_steps // max(1, training.epochs) * training.pretraining
+        self.untrained = {name: weight.clone() for name, weight in self.decoders()} if training.pretraining else {}
+
+    def decoders(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights that `start_decoders_anew` resets, by name."""
+        for name in self.model.writable:
+            decoder = self.model.modality(name).decoder
+            assert decoder is not None
+            yield from ((f"{name}.{key}", weight) for key, weight in decoder.state_dict().items())
+
+    @property
+    def pretraining(self) -> bool:
+        return self.global_step < self.pretraining_steps
 
     def on_train_epoch_start(self) -> None:
         """Noise depends on the seed and the epoch alone, so that a training that is resumed is the same."""
         torch.manual_seed(self.training_config.seed * 1_000_003 + self.current_epoch)
+        if self.training_config.pretraining and self.current_epoch == self.training_config.pretraining:
+            self.start_decoders_anew()
+
+    @torch.no_grad()
+    def start_decoders_anew(self) -> None:
+        """Decoders as before training, and an optimiser that knows nothing (Li et al. 2019, section 3).
+
+        "A surprisingly effective fix for deep latent variable modeling of text": encoders that an autoencoder has
+        trained say much from the first step, and a decoder that starts anew has not yet learnt to do without them.
+        """
+        for name, weight in self.decoders():
+            weight.copy_(self.untrained[name])
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        optimizer.optimizer.state.clear()
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         terms = self.terms(batch)
         self.report("train", terms)
+        if self.target is not None and not self.pretraining:
+            self.log("train/beta", self.target.update(float(terms.kl.mean())), on_step=False, on_epoch=True)
         return self.penalty() - terms.objective.mean()
+
+    @property
+    def beta(self) -> float:
+        """Weight of the KL to the prior at this step."""
+        config = self.objective
+        if self.pretraining:
+            return 0.0
+        if self.target is not None:
+            return self.target.beta
+        step = self.global_step - self.pretraining_steps
+        share = beta_at(step, config.beta_schedule, config.beta_warm_up, self.total_steps, config.beta_cycles)
+        return config.beta * share
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["target_kl"] = None if self.target is None else self.target.state
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.target is not None:
+            self.target.state = checkpoint["target_kl"]
 
     def validation_step(self, batch: Batch, index: int) -> None:
         self.seen.append(self.terms(batch))
 
     def terms(self, batch: Batch) -> Terms:
         config = self.objective
-        beta = config.beta * warm_up(self.global_step, config.beta_warm_up, start=0.1)
-        chosen: dict[str, Any] = {"coordination": config.coordination} if config.name == "coordinated" else {}
-        return OBJECTIVES[config.name](
-            self.model, batch, beta=beta, free_bits=config.free_bits, weights=self.weights, **chosen
-        )
+        common = {"beta": self.beta, "free_bits": config.free_bits, "free_bits_item": config.free_bits_item}
+        return self.maximised(self.model, batch, **common, weights=self.weights, **config.options)
 
     def penalty(self) -> Tensor:
         """l1 sum |w| + l2 / 2 sum w^2 over weight matrices, in nats."""
@@ -79,6 +133,7 @@ class Training(lightning.LightningModule):
             numbers |= {f"reconstruction/{name}": value.mean() for name, value in terms.reconstruction.items()}
             numbers |= {f"coordination/{name}": value.mean() for name, value in terms.coordination.items()}
             numbers |= {f"kl/{name}": value.nanmean() for name, value in terms.expert_kl.items()}
+            numbers |= {name: value.mean() for name, value in terms.others.items()}
             size = len(terms.elbo)
             for name, value in numbers.items():
                 self.log(f"{stage}/{name}", value, on_step=False, on_epoch=True, batch_size=size)
@@ -97,9 +152,13 @@ class Training(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         config = self.training_config
         optimizer = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warm_up_then_cosine(step, config.warm_up, self.total_steps)
-        )
+
+        def factor(step: int) -> float:
+            if step < self.pretraining_steps:
+                return warm_up(step + 1, config.warm_up)
+            return warm_up_then_cosine(step - self.pretraining_steps, config.warm_up, self.total_steps)
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
@@ -132,21 +191,19 @@ def fit(
         for name in corpus.front_ends
     }
     trained = Trained(build(corpus.front_ends, longest, model), corpus.front_ends, longest, model)
-    weights = {n: objective.token_weight for n, end in corpus.front_ends.items() if isinstance(end, Tokenizer)}
-    foreign = sorted(objective.weights.keys() - corpus.front_ends.keys())
-    if foreign:
-        raise ValueError(f"weights name {foreign}, which are no modalities; there are {list(corpus.front_ends)}")
+    weights = reconstruction_weights(corpus, objective)
     if training.patience is not None and training.monitor.startswith("valid/") and "valid" not in datasets:
         raise ValueError(f"patience watches {training.monitor}, but no row is in the split valid")
 
     loader = make_loader(datasets["train"], training.batch_size, seed=training.seed)
     steps = len(loader) * training.epochs
-    module = Training(trained.model, objective, training, weights | objective.weights, steps)
+    module = Training(trained.model, objective, training, weights, steps)
     data = {"front_ends": {name: end.to_dict() for name, end in corpus.front_ends.items()}, "longest": longest}
     checkpoint = _checkpoint_of(out, {**settings(model, objective, training), **data})
     trainer = lightning.Trainer(
-        accelerator="auto", devices=1, max_epochs=training.epochs, gradient_clip_val=training.clip,
-        use_distributed_sampler=False, enable_model_summary=False, enable_progress_bar=progress,
+        accelerator="auto", devices=1, max_epochs=training.pretraining + training.epochs,
+        gradient_clip_val=training.clip, use_distributed_sampler=False,
+        enable_model_summary=False, enable_progress_bar=progress,
         logger=TensorBoardLogger(out, name="", version="tensorboard"),
         callbacks=_callbacks(out, training, steps, progress),
         log_every_n_steps=min(50, len(loader)), num_sanity_val_steps=0,
@@ -162,6 +219,22 @@ def fit(
     trained.save(out)
     write_skipped(out, corpus.skipped)
     return trained
+
+
+def reconstruction_weights(corpus: Corpus, objective: ObjectiveConfig) -> dict[str, float]:
+    """{modality: weight} of reconstruction as the configuration asks. Raises ValueError for unknown modalities."""
+    foreign = sorted(objective.weights.keys() - corpus.front_ends.keys())
+    if foreign:
+        raise ValueError(f"weights name {foreign}, which are no modalities; there are {list(corpus.front_ends)}")
+    weights = {n: objective.token_weight for n, end in corpus.front_ends.items() if isinstance(end, Tokenizer)}
+    if objective.by_dimension:
+        sizes = {}
+        for name, end in corpus.front_ends.items():
+            lengths = corpus.datasets["train"].lengths(name)
+            steps = float(lengths.sum()) / max(1, (lengths > 0).sum())
+            sizes[name] = max(steps, 1.0) * (1 if isinstance(end, Tokenizer) else end.channels)
+        weights = weights_by_dimension(sizes)
+    return weights | objective.weights
 
 
 def settings(model: ModelConfig, objective: ObjectiveConfig, training: TrainingConfig) -> dict[str, Any]:
@@ -183,7 +256,7 @@ def _callbacks(out: Path, training: TrainingConfig, steps: int, progress: bool) 
         # an average over more than a tenth of a short training would still hold its first weights
         callbacks.append(EMAWeightAveraging(decay=min(training.ema, max(0.0, 1 - 10 / steps))))
     if training.patience is not None:
-        callbacks.append(EarlyStopping(training.monitor, mode="max", patience=training.patience))
+        callbacks.append(_Patience(training.monitor, mode="max", patience=training.patience))
     if progress:
         callbacks.append(_Progress())
     return callbacks
@@ -212,6 +285,14 @@ def _merged(parts: list[Terms]) -> Terms:
         return torch.cat(values)
 
     return Terms(**{field.name: join([getattr(part, field.name) for part in parts]) for field in fields(Terms)})
+
+
+class _Patience(EarlyStopping):
+    """Early stopping that does not count the epochs of pretraining, in which the bound need not rise."""
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if not (isinstance(pl_module, Training) and pl_module.pretraining):
+            super().on_train_epoch_end(trainer, pl_module)
 
 
 class _Progress(ProgressBar):

@@ -183,7 +183,7 @@ def test_gradients_are_finite_and_free_of_padding(part: Part, data: st.DataObjec
         if gradient is None:
             assert not x.lengths.any(), f"{name} has no gradient, although an item is there"
             assert gradients[1][name] is None
-        else:
+        elif gradient is not None:
             assert gradient.isfinite().all(), name
             same(gradients[1][name], gradient)
             if not x.present.any():
@@ -266,6 +266,9 @@ def test_the_model_keeps_the_contract(batch: dict[str, Sequence]) -> None:
             same(score, nats[name][i : i + 1])
 
 
+FREE_BITS: dict[str, dict[str, float]] = {"importance": {}, "cvae": {"free_bits_item": 0.05}}  # else a dimension
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
 @given(batch=model_batches())
 def test_objectives_keep_the_contract(objective: Callable, batch: dict[str, Sequence]) -> None:
@@ -275,7 +278,7 @@ def test_objectives_keep_the_contract(objective: Callable, batch: dict[str, Sequ
     for view in (batch, altered):
         vae = model()
         torch.manual_seed(1)
-        terms = objective(vae, view, free_bits=0.05)
+        terms = objective(vae, view, **FREE_BITS.get(objective.__name__, {"free_bits": 0.05}))
         terms.objective.sum().backward()
         found.append((terms, {name: p.grad for name, p in vae.named_parameters()}))
     (terms, gradients), (other, other_gradients) = found
@@ -286,8 +289,8 @@ def test_objectives_keep_the_contract(objective: Callable, batch: dict[str, Sequ
     same(terms.elbo[nothing], torch.zeros_like(terms.elbo[nothing]))
     for name, gradient in gradients.items():
         modality = name.split(".")[1]
-        if gradient is None:
+        if gradient is None and not (objective is OBJECTIVES["cvae"] and "text.decoder" in name):  # what is given
             assert not batch[modality].lengths.any(), f"{name} has no gradient, although an item is there"
-        else:
+        elif gradient is not None:
             assert gradient.isfinite().all(), name
             same(other_gradients[name], gradient)

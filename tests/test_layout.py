@@ -19,6 +19,7 @@ ORDER = [
     "sampling",
     "sequence",
     "gaussian",
+    "packed",
     "recurrent",
     "likelihoods",
     "fusion",
@@ -28,7 +29,11 @@ ORDER = [
     "decoders",
     "modalities",
     "model",
-    "objectives",
+    "objectives.terms",
+    "objectives.bounds",
+    "objectives.coordination",
+    "objectives.conditional",
+    "objectives.mixtures",
     "schedules",
     "measures",
     "text",
@@ -52,6 +57,8 @@ ORDER = [
     "__main__",
 ]
 
+PACKAGES = {"data": "data.corpus", "objectives": "objectives.mixtures"}  # the lowest file of each
+
 
 def name_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -68,14 +75,15 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}:{node.lineno} imports relatively"
             found = [node.module or ""]
-            if node.module in ("mmseqvae", "mmseqvae.data"):  # `from mmseqvae import model`
+            if node.module in ("mmseqvae", "mmseqvae.data", "mmseqvae.objectives"):  # `from mmseqvae import model`
                 found = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
         for module in found:
             own = module.removeprefix("mmseqvae.")
-            if own == "data" or (own.startswith("data.") and own not in FILES):
-                yield "data.corpus", node.lineno  # a name that data/__init__.py gathers from the files beside it
+            package = own.partition(".")[0]
+            if package in PACKAGES and own not in FILES:
+                yield PACKAGES[package], node.lineno  # a name that its __init__.py gathers from the files beside it
             elif own != module:
                 yield own, node.lineno
 

@@ -1,4 +1,4 @@
-"""Objectives against slow and obvious versions in float64, and against models with known answers."""
+"""What all objectives keep, and what they give on models with known answers; `test_objectives_slow` has the rest."""
 
 import math
 
@@ -7,6 +7,7 @@ import torch
 from exact import (
     ELBO_AT_PRIOR,
     LOG_P,
+    LOG_P_TWO_GIVEN_ONE,
     B,
     LinearDecoder,
     LinearEncoder,
@@ -18,164 +19,53 @@ from exact import (
     ppca,
     ppca_batch,
 )
+from slow import WEIGHTS, Slow, batch, build, kl_1d
 from torch import Tensor
 
-from mmseqvae.decoders import FrameDecoder, TokenDecoder
-from mmseqvae.encoders import FrameEncoder, TokenEncoder
-from mmseqvae.likelihoods import Laplace
+from mmseqvae.fusion import moe, poe_without_base
 from mmseqvae.modalities import Modality
 from mmseqvae.model import MultimodalVAE
-from mmseqvae.objectives import OBJECTIVES, Terms, coordinated, elbo, floored
+from mmseqvae.objectives import (
+    OBJECTIVES,
+    Terms,
+    chosen,
+    coordinated,
+    cvae,
+    elbo,
+    floored,
+    importance,
+    mixture,
+    mvtcae,
+    telbo,
+    weights_by_dimension,
+)
 from mmseqvae.sequence import Sequence
 
-V, C, D = 5, 2, 3
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
+IMPORTANCE = [f for name, f in OBJECTIVES.items() if name in ("importance", "mmvae_plus")]  # no free bits
+ordinary = pytest.mark.parametrize(
+    "objective", [f for f in OBJECTIVES.values() if f not in IMPORTANCE], ids=lambda f: f.__name__
+)
 
 
-def build() -> MultimodalVAE:
-    torch.manual_seed(0)
-    frames = FrameDecoder(Laplace(C), D, max_steps=9, reduction=2, hidden=6, inputs=4)
-    model = MultimodalVAE(
-        {
-            "text": Modality(
-                TokenEncoder(V, D, embedding=4, hidden=6), TokenDecoder(V, D, end=0, max_steps=6, embedding=4, hidden=6)
-            ),
-            "audio": Modality(FrameEncoder(C, D, hidden=6), frames),
-            "label": Modality(None, TokenDecoder(4, D, end=0, max_steps=2, embedding=4, hidden=6)),
-        }
-    )
-    for encoder in (model.modalities["text"].encoder, model.modalities["audio"].encoder):
-        encoder.to_latent.bias.data += torch.linspace(-1, 1, 2 * D)  # experts that differ from the prior
-    return model.double().eval()
+def free(objective, nats: float) -> dict[str, float]:
+    """The free bits that an objective takes."""
+    if objective in IMPORTANCE:
+        return {}
+    return {"free_bits_item": nats} if objective is cvae else {"free_bits": nats}
 
 
-def batch() -> dict[str, Sequence]:
-    """Rows: all there; no audio; no text; only the label; nothing."""
-    rng = torch.Generator().manual_seed(7)
-    return {
-        "text": Sequence(torch.randint(1, V, (5, 5), generator=rng), torch.tensor([4, 2, 0, 0, 0])),
-        "audio": Sequence(torch.randn(5, 8, C, generator=rng, dtype=torch.float64), torch.tensor([7, 0, 5, 0, 0])),
-        "label": Sequence(torch.tensor([[1, 0]] * 5), torch.tensor([2, 0, 2, 2, 0])),
-    }
-
-
-# The slow and obvious versions: one row, one modality, one dimension at a time
-
-
-def kl_1d(m1: float, v1: float, m2: float, v2: float) -> float:
-    return 0.5 * (math.log(v2 / v1) + (v1 + (m1 - m2) ** 2) / v2 - 1)
-
-
-class Slow:
-    """Everything about a batch by loops; draws come in the order in which the objectives say that they need them."""
-
-    def __init__(self, model: MultimodalVAE, full: dict[str, Sequence]) -> None:
-        self.model, self.full, self.rows = model, full, range(len(full["text"]))
-        self.readers = ["text", "audio"]
-        self.joint = [self.product(i, self.readers) for i in self.rows]
-        self.single = {name: [self.product(i, [name]) for i in self.rows] for name in self.readers}
-
-    def there(self, name: str, i: int) -> bool:
-        return int(self.full[name].lengths[i]) > 0
-
-    def alone(self, name: str, i: int) -> Sequence:
-        x = self.full[name]
-        return Sequence(x.values[i : i + 1, : int(x.lengths[i])], x.lengths[i : i + 1])
-
-    def product(self, i: int, names: list[str]) -> list[tuple[float, float]]:
-        """(mean, variance) of every dimension."""
-        result = []
-        for d in range(D):
-            precision, natural = 1.0, 0.0
-            for name in names:
-                if self.there(name, i):
-                    expert = self.model.modalities[name].encoder(self.alone(name, i))
-                    precision += 1 / expert.variance[0, d].item()
-                    natural += expert.mean[0, d].item() / expert.variance[0, d].item()
-            result.append((natural / precision, 1 / precision))
-        return result
-
-    def draw(self, q: list[list[tuple[float, float]]]) -> Tensor:
-        noise = torch.randn(len(q), D, dtype=torch.float64)
-        return f64(*[[m + math.sqrt(v) * noise[i, d].item() for d, (m, v) in enumerate(q[i])] for i in self.rows])
-
-    def score(self, name: str, i: int, z: Tensor) -> float:
-        if not self.there(name, i):
-            return 0.0
-        return self.model.modalities[name].decoder.log_prob(z[i : i + 1], self.alone(name, i)).sum().item()
-
-    def kl(self, i: int, q: list, other: list | None = None) -> list[float]:
-        return [kl_1d(*q[i][d], *(other[i][d] if other else (0.0, 1.0))) for d in range(D)]
-
-
-def slow_elbo(model: MultimodalVAE, full: dict[str, Sequence], beta: float, weights: dict[str, float]) -> list[float]:
-    slow = Slow(model, full)
-    z = slow.draw(slow.joint)
-    return [
-        sum(weights[name] * slow.score(name, i, z) for name in full) - beta * sum(slow.kl(i, slow.joint))
-        for i in slow.rows
-    ]
-
-
-def slow_coordinated(
-    model: MultimodalVAE, full: dict[str, Sequence], beta: float, weights: dict[str, float], c: float
-) -> list[float]:
-    slow = Slow(model, full)
-    z = slow.draw(slow.joint)
-    alone = {name: slow.draw(slow.single[name]) for name in slow.readers}
-    totals = []
-    for i in slow.rows:
-        total = sum(weights[name] * slow.score(name, i, z) for name in full) - beta * sum(slow.kl(i, slow.joint))
-        if slow.there("text", i) and slow.there("audio", i):
-            for name in slow.readers:
-                total += sum(weights[token] * slow.score(token, i, alone[name]) for token in ("text", "label"))
-                total -= c * sum(slow.kl(i, slow.joint, slow.single[name]))
-        totals.append(total)
-    return totals
-
-
-WEIGHTS = {"text": 3.0, "audio": 0.5, "label": 2.0}
-
-
-@pytest.mark.parametrize("beta", [1.0, 0.3])
-@pytest.mark.parametrize("weights", [None, WEIGHTS])
-def test_elbo_is_the_slow_one(beta: float, weights: dict[str, float] | None) -> None:
-    model = build()
-    torch.manual_seed(5)
-    found = elbo(model, batch(), beta=beta, weights=weights)
-    torch.manual_seed(5)
-    expected = slow_elbo(model, batch(), beta, weights or dict.fromkeys(WEIGHTS, 1.0))
-    assert found.objective.tolist() == pytest.approx(expected, abs=1e-10)
-    torch.manual_seed(5)
-    plain = slow_elbo(model, batch(), 1.0, dict.fromkeys(WEIGHTS, 1.0))
-    assert found.elbo.tolist() == pytest.approx(plain, abs=1e-10)
-
-
-@pytest.mark.parametrize(("beta", "c"), [(1.0, 1.0), (0.3, 0.5), (1.0, 0.0)])
-@pytest.mark.parametrize("weights", [None, WEIGHTS])
-def test_coordinated_is_the_slow_one(beta: float, c: float, weights: dict[str, float] | None) -> None:
-    model = build()
-    torch.manual_seed(5)
-    found = coordinated(model, batch(), beta=beta, weights=weights, coordination=c)
-    torch.manual_seed(5)
-    expected = slow_coordinated(model, batch(), beta, weights or dict.fromkeys(WEIGHTS, 1.0), c)
-    assert found.objective.tolist() == pytest.approx(expected, abs=1e-10)
-    torch.manual_seed(5)
-    plain = slow_elbo(model, batch(), 1.0, dict.fromkeys(WEIGHTS, 1.0))
-    assert found.elbo.tolist() == pytest.approx(plain, abs=1e-10)
-
-
-@every_objective
+@ordinary
 def test_the_reported_terms_are_the_slow_ones(objective) -> None:
     model, slow = build(), Slow(build(), batch())
     torch.manual_seed(5)
-    found: Terms = objective(model, batch(), beta=0.3, weights=WEIGHTS, free_bits=0.2)
+    found: Terms = objective(model, batch(), beta=0.3, weights=WEIGHTS, **free(objective, 0.2))
     torch.manual_seed(5)
     z = slow.draw(slow.joint)
     for name in batch():
         expected = [slow.score(name, i, z) for i in slow.rows]
         assert found.reconstruction[name].tolist() == pytest.approx(expected, abs=1e-10)
-    assert found.kl.tolist() == pytest.approx([sum(slow.kl(i, slow.joint)) for i in slow.rows])
+    assert found.kl.tolist() == pytest.approx([slow.kl(slow.joint[i]) for i in slow.rows])
     torch.testing.assert_close(found.elbo, sum(found.reconstruction.values()) - found.kl)
     torch.testing.assert_close(found.means["joint"], f64(*[[m for m, _ in q] for q in slow.joint]))
     for name in slow.readers:
@@ -183,13 +73,13 @@ def test_the_reported_terms_are_the_slow_ones(objective) -> None:
             mean, kl = found.means[name][i], found.expert_kl[name][i]
             if slow.there(name, i):
                 assert mean.tolist() == pytest.approx([m for m, _ in slow.single[name][i]])
-                assert kl.item() == pytest.approx(sum(slow.kl(i, slow.single[name])))
+                assert kl.item() == pytest.approx(slow.kl(slow.single[name][i]))
             else:
                 assert mean.isnan().all()
                 assert kl.isnan()
     assert not any(value.requires_grad for value in (*found.means.values(), *found.expert_kl.values()))
-    if found.coordination:
-        apart = [sum(slow.kl(i, slow.joint, slow.single["text"])) if i == 0 else 0 for i in slow.rows]
+    if objective in (coordinated, OBJECTIVES["jmvae"]):
+        apart = [slow.kl(slow.joint[i], slow.single["text"][i]) if i == 0 else 0 for i in slow.rows]
         assert found.coordination["text"].tolist() == pytest.approx(apart)
 
 
@@ -235,6 +125,29 @@ def test_the_exact_posterior_is_where_the_elbo_has_no_gradient(monkeypatch) -> N
     assert value() < best
 
 
+def test_total_correlation_is_the_known_one(monkeypatch) -> None:
+    nodes, weights = gauss_hermite(3, 2)
+    nodes_instead_of_noise(monkeypatch, nodes)
+    model = ppca()
+    model.fusion = poe_without_base
+    terms = mvtcae(model, ppca_batch(len(nodes)), alpha=0.9)
+    assert (weights * terms.objective).sum().item() == pytest.approx(-4.012200756062081, abs=1e-12)
+    assert terms.kl[0].item() == pytest.approx(0.8969517711, abs=1e-10)
+    assert terms.coordination["one"][0].item() == pytest.approx(0.1458502475, abs=1e-10)
+    assert terms.coordination["two"][0].item() == pytest.approx(1.7183129094, abs=1e-10)
+    assert (weights * sum(terms.reconstruction.values())).sum().item() == pytest.approx(-5.6066039242, abs=1e-10)
+
+
+def test_the_conditional_bound_of_the_exact_posteriors_is_the_conditional_likelihood(monkeypatch) -> None:
+    nodes, weights = gauss_hermite(3, 2)
+    nodes_instead_of_noise(monkeypatch, nodes)
+    model = ppca()
+    exact = (weights * cvae(model, ppca_batch(len(nodes)), given="one").objective).sum().item()
+    assert exact == pytest.approx(LOG_P_TWO_GIVEN_ONE, abs=1e-12)
+    model.modalities["two"].encoder.bias.data += 0.3  # a bound: whatever q(z | x) is, given the exact q(z | one)
+    assert (weights * cvae(model, ppca_batch(len(nodes)), given="one").objective).sum() < LOG_P_TWO_GIVEN_ONE
+
+
 def test_coordination_of_the_exact_model_is_the_known_kl(monkeypatch) -> None:
     """KL(q(z | x) || q(z | x_m)) from the posteriors of maths: joint (-.0285714, .3365854), (.1428571, .1951220)."""
     joint = [(-0.02857142857142857, 1 / 7), (0.33658536585365856, 8 / 41)]
@@ -246,6 +159,12 @@ def test_coordination_of_the_exact_model_is_the_known_kl(monkeypatch) -> None:
 
 
 # Free bits and weights
+
+
+def test_weights_by_dimension_make_sizes_alike() -> None:
+    assert weights_by_dimension({"text": 5.0, "audio": 1600.0, "label": 1.0}) == {
+        "text": 320.0, "audio": 1.0, "label": 1600.0,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("free_bits", [0.0, 0.1, 0.5, 3.0])
@@ -261,10 +180,55 @@ def test_free_bits_are_kingma_s_in_the_mean_over_the_batch(free_bits: float) -> 
     assert torch.equal(gradient, (~free).double().expand(7, 4))
 
 
+@pytest.mark.parametrize("how", [{}, {"components": 4}, {"fusion": moe}], ids=["standard", "learnt", "mixture"])
+def test_free_bits_an_item_are_a_floor_under_its_kl(how) -> None:
+    torch.manual_seed(5)
+    plain = mixture(build(**how), batch())
+    floor = 0.3  # above some rows and below others
+    assert (plain.kl > floor).any()
+    torch.manual_seed(5)
+    terms = mixture(build(**how), batch(), beta=0.5, free_bits_item=floor)
+    cost = [max(floor, kl) for kl in plain.kl.tolist()]
+    expected = sum(terms.reconstruction.values()) - 0.5 * f64(*cost)
+    torch.testing.assert_close(terms.objective, expected)
+    torch.testing.assert_close(terms.elbo, plain.elbo)
+
+
+@pytest.mark.parametrize(
+    ("objective", "options", "how"),
+    [
+        (elbo, {"free_bits": 0.1}, {"components": 4}),
+        (elbo, {"free_bits": 0.1}, {"fusion": moe}),
+        (mixture, {"free_bits": 0.1}, {"fusion": moe}),
+        (cvae, {"free_bits": 0.1}, {}),
+        (importance, {"free_bits": 0.1}, {}),
+        (importance, {"free_bits_item": 0.1}, {}),
+    ],
+)
+def test_free_bits_that_mean_nothing_are_refused(objective, options, how) -> None:
+    with pytest.raises(ValueError, match="free_bits"):
+        objective(build(**how), batch(), **options)
+
+
+def test_a_loose_mixture_has_free_bits_part_by_part() -> None:
+    """KL(q_s || N(0, I)) of every part, a dimension below the floor in its own batch mean costs the floor."""
+    model = build(fusion=moe)
+    torch.manual_seed(5)
+    terms = mixture(model, batch(), tight=False, free_bits=0.3)
+    encoded = model.encode(batch())
+    shares = encoded.present / encoded.present.sum(0).clamp(min=1)
+    cost = sum(
+        share * floored(encoded.expert(name).kl(), 0.3) for name, share in zip(encoded.names, shares, strict=True)
+    )
+    nothing = ~encoded.present.any(0)
+    expected = sum(terms.reconstruction.values()) - cost
+    torch.testing.assert_close(terms.objective[~nothing], expected[~nothing].double())
+
+
 @every_objective
 def test_weights_free_bits_and_beta_enter_the_objective_alone(objective) -> None:
     results = []
-    for options in ({}, {"weights": WEIGHTS, "beta": 0.1, "free_bits": 2.0}):
+    for options in ({}, {"weights": WEIGHTS, "beta": 0.1, **free(objective, 2.0)}):
         model = build()
         torch.manual_seed(5)
         terms = objective(model, batch(), **options)
@@ -281,16 +245,19 @@ def test_weights_free_bits_and_beta_enter_the_objective_alone(objective) -> None
 # What it costs, and what may be missing
 
 
+DRAWS = {"mvae": (2, 2, 1), "telbo": (1, 1, 1), "coordinated": (3, 1, 3), "importance": (10, 10, 10)}  # else 1 each
+
+
 @every_objective
 def test_every_encoder_and_every_decoder_runs_once(objective) -> None:
-    """In `coordinated` too: the token decoder gets the stacked draws of all posteriors in one call."""
+    """A decoder gets all draws stacked; only in `telbo` those of single modalities come alone, since it is frozen."""
     model = build()
-    rows: dict[str, list[int]] = {}
+    calls: dict[str, list[int]] = {}
 
     def watched(key: str, function):
         def call(*args):
             first = args[0]
-            rows.setdefault(key, []).append(math.prod(first.shape[:-1]) if isinstance(first, Tensor) else len(first))
+            calls.setdefault(key, []).append(math.prod(first.shape[:-2]) if isinstance(first, Tensor) else 1)
             return function(*args)
 
         return call
@@ -300,13 +267,14 @@ def test_every_encoder_and_every_decoder_runs_once(objective) -> None:
             modality.encoder.forward = watched(f"encode {name}", modality.encoder.forward)
         modality.decoder.log_prob = watched(f"score {name}", modality.decoder.log_prob)
     objective(model, batch())
-    draws = 3 if objective is coordinated else 1
-    assert rows == {
-        "encode text": [5],
-        "encode audio": [5],
-        "score text": [5 * draws],
-        "score audio": [5],
-        "score label": [5 * draws],
+    again = [1] if objective is telbo else []
+    text, audio, label = DRAWS.get(objective.__name__, (1, 1, 1))
+    assert calls == {
+        "encode text": [1],
+        "encode audio": [1],
+        "score text": [text, *again],
+        "score audio": [audio, *again],
+        "score label": [label],
     }
 
 
@@ -350,3 +318,62 @@ def test_coordination_pulls_both_posteriors_together() -> None:
         apart.backward()
         optimiser.step()
     assert apart.item() < 0.1 * first
+
+
+def test_a_detached_joint_posterior_learns_nothing_from_coordination() -> None:
+    model = build()
+    weight = model.modalities["audio"].encoder.to_latent.bias
+    encoded = model.encode(batch())
+    q = encoded.posterior().detach()
+    expected = sum(q.kl(encoded.posterior([name])).sum(-1)[0] for name in encoded.names)
+    terms = coordinated(model, batch(), detach=True)
+    found = sum(kl.sum() for kl in terms.coordination.values())
+    assert found.item() == pytest.approx(expected.item())
+    torch.testing.assert_close(torch.autograd.grad(found, weight), torch.autograd.grad(expected, weight))
+
+
+def test_frozen_decoders_learn_from_the_joint_bound_alone() -> None:
+    gradients = {}
+    for key, objective, options in (
+        ("elbo", elbo, {}), ("frozen", telbo, {}), ("free", telbo, {"frozen": False}),
+    ):  # fmt: skip
+        model = build()
+        torch.manual_seed(5)
+        objective(model, batch(), **options).objective.sum().backward()
+        text = model.modalities["text"]
+        gradients[key] = text.decoder.to_logits.weight.grad, text.encoder.to_latent.weight.grad
+        assert all(p.requires_grad for p in model.parameters())
+    torch.testing.assert_close(gradients["frozen"][0], gradients["elbo"][0])
+    assert not torch.allclose(gradients["free"][0], gradients["elbo"][0])
+    torch.testing.assert_close(gradients["frozen"][1], gradients["free"][1])
+    assert not torch.allclose(gradients["free"][1], gradients["elbo"][1])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("best", {}, "objective must be one of"),
+        ("elbo", {"coordination": 1.0}, "elbo has no option 'coordination'; it has none"),
+        ("jmvae", {"aplha": 1.0}, "it has alpha"),
+        ("coordinated", {"detach": 1}, "detach of coordinated must be of type bool"),
+        ("mvae", {"subsets": 1.5}, "subsets of mvae must be of type int"),
+        ("cvae", {"given": True}, "given of cvae must be of type str"),
+        ("jmvae", {"beta": 1.0}, "no option 'beta'"),
+    ],
+)
+def test_unknown_names_and_options_are_told(name: str, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        chosen(name, options)
+
+
+def test_what_cannot_be_meant_is_told() -> None:
+    for options, message in (({"given": "video"}, "given names"), ({"given": "text, audio, label"}, "nothing is left")):
+        with pytest.raises(ValueError, match=message):
+            cvae(build(label_reads=True), batch(), **options)
+    with pytest.raises(ValueError, match="gradient must be one of"):
+        importance(build(), batch(), gradient="best")
+    with pytest.raises(ValueError, match="draws must be"):
+        importance(build(), batch(), draws=0)
+    with pytest.raises(ValueError, match="subsets must be"):
+        OBJECTIVES["mvae"](build(), batch(), subsets=-1)
+    assert chosen("jmvae", {"alpha": 1}) is OBJECTIVES["jmvae"]

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from mmseqvae import recurrent
-from mmseqvae.recurrent import CELLS, SLICE, Recurrent, run_padded, run_staircase
+from mmseqvae import packed as fast
+from mmseqvae.recurrent import CELLS, Recurrent
 
-ROUTES = {"staircase": run_staircase, "padded": run_padded}
+ROUTES = {"packed": Recurrent.forward, "padded": Recurrent._padded}
 every_kind = pytest.mark.parametrize("kind", CELLS)
 
 
@@ -64,12 +64,13 @@ def initial_state(model: Recurrent, rows: int) -> list[tuple[Tensor, ...]]:
 @pytest.mark.parametrize(("layers", "both"), [(1, False), (1, True), (3, False), (2, True)])
 @settings(max_examples=6)
 @given(
-    lengths=st.lists(st.integers(0, 2 * SLICE + 3), min_size=1, max_size=5),
+    lengths=st.lists(st.integers(0, 12), min_size=1, max_size=5),
     padding=st.integers(0, 3),
     begin=st.booleans(),
+    piece=st.integers(1, 20),
 )
 def test_outputs_and_gradients_are_those_of_packed_torch(
-    route: Callable, kind: str, layers: int, both: bool, lengths: list[int], padding: int, begin: bool
+    route: Callable, kind: str, layers: int, both: bool, lengths: list[int], padding: int, begin: bool, piece: int
 ) -> None:
     model, twin = make(kind, layers, both)
     n = torch.tensor(lengths)
@@ -79,8 +80,8 @@ def test_outputs_and_gradients_are_those_of_packed_torch(
     inputs = [x, *(s for layer in state or [] for s in layer)]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recurrent, "run_staircase", route)
-        found = model(x, n, state)
+        patch.setattr(fast, "PIECE", piece)
+        found = route(model, x, n, state)
     expected = packed(twin, x, n, state)
     torch.testing.assert_close(found, expected)
     if not any(lengths):
@@ -100,11 +101,38 @@ def test_outputs_and_gradients_are_those_of_packed_torch(
 
 
 @every_kind
+def test_gradients_are_those_of_finite_differences(kind: str) -> None:
+    model, _ = make(kind, 1, False)
+    x, n = torch.randn(3, 5, 3, dtype=torch.float64).requires_grad_(), torch.tensor([5, 2, 0])
+    state = initial_state(model, 3)[0]
+    assert torch.autograd.gradcheck(lambda x, *state: model(x, n, [state]), (x, *state))
+
+
+@every_kind
+def test_bf16_autocast_rounds_products_only(kind: str) -> None:
+    """Outputs and gradients differ from float32 by the rounding of bf16 (2^-9), and states stay float32."""
+    torch.manual_seed(0)
+    model, n = Recurrent(8, 32, kind=kind, bidirectional=True), torch.tensor([40, 25, 3])
+    x, weight = torch.randn(3, 40, 8, requires_grad=True), torch.randn(3, 40, 64)
+    found = {}
+    for low in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            outputs = model(x, n)
+        gradients = torch.autograd.grad((outputs.float() * weight).sum(), [x, *model.parameters()])
+        found[low] = [outputs.detach().float(), *gradients]
+    assert not torch.equal(found[False][0], found[True][0])
+    for exact, rounded in zip(found[False], found[True], strict=True):
+        assert rounded.dtype == torch.float32
+        assert (exact - rounded).norm() < 0.02 * exact.norm()
+
+
+@every_kind
 @pytest.mark.parametrize("both", [False, True])
 def test_last_is_the_final_state_of_packed_torch(kind: str, both: bool) -> None:
     model, twin = make(kind, 1, both)
     n, x = torch.tensor([5, 1, 0, 7]), torch.randn(4, 9, 3, dtype=torch.float64)
-    found = model.last(model(x, n), n)
+    found = model.final(x, n)
+    torch.testing.assert_close(model.last(model(x, n), n), found)
     alive = n > 0
     after = twin(pack_padded_sequence(x[alive], n[alive], batch_first=True, enforce_sorted=False))[1]
     final = after[0] if kind == "lstm" else after

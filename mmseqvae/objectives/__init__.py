@@ -1,0 +1,56 @@
+"""What training maximises: functions (model, batch, ...) -> Terms in unreduced nats per item.
+
+A new objective is one more function with `@register` in one of these files and one test. Nothing is averaged or
+rescaled; the training step does that. Every objective takes beta, free_bits, free_bits_item and weights, and what it
+names besides. What the papers call a model is a fusion and an objective here:
+
+| paper | fusion | objective |
+|---|---|---|
+| MVAE (Wu & Goodman 2018) | poe | mvae |
+| MMVAE (Shi et al. 2019) | moe | mixture, or importance for K > 1 draws |
+| MoPoE (Sutter et al. 2021) | mopoe | mixture with tight=False, stratified=False |
+| MVTCAE (Hwang et al. 2021) | poe_without_base | mvtcae |
+| JMVAE (Suzuki et al. 2017) | joint | jmvae |
+| TELBO (Vedantam et al. 2018) | joint | telbo |
+| JNF (Senellart et al. 2023) | joint | elbo, conditionals fitted after training |
+| CVAE (Sohn et al. 2015) | joint or poe | cvae |
+| CRMVAE (Suzuki & Matsuo 2023) | poe | coordinated with tokens=0, own=1 |
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from mmseqvae.objectives.bounds import elbo, mvae, telbo
+from mmseqvae.objectives.conditional import cvae
+from mmseqvae.objectives.coordination import coordinated, jmvae, mvtcae
+from mmseqvae.objectives.mixtures import importance, mixture
+from mmseqvae.objectives.terms import OBJECTIVES, Objective, Terms, floored, register, weights_by_dimension
+
+__all__ = [
+    "OBJECTIVES", "Objective", "Terms", "chosen", "coordinated", "cvae", "elbo", "floored", "importance",
+    "jmvae", "mixture", "mvae", "mvtcae", "register", "telbo",
+    "weights_by_dimension",
+]  # fmt: skip
+
+COMMON = {"beta", "free_bits", "free_bits_item", "weights"}
+
+
+def chosen(name: str, options: Mapping[str, Any]) -> Objective:
+    """The objective of that name. Raises ValueError for a name or an option that is not known, or one of another type.
+
+    A whole number will do where a fraction is meant.
+    """
+    if name not in OBJECTIVES:
+        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {name!r}")
+    parameters = inspect.signature(OBJECTIVES[name]).parameters.values()
+    own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in COMMON}
+    for option, value in options.items():
+        if option not in own:
+            raise ValueError(f"the objective {name} has no option {option!r}; it has {', '.join(own) or 'none'}")
+        kind = type(own[option])
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise ValueError(f"the option {option} of {name} must be of type {kind.__name__}, got {value!r}")
+    return OBJECTIVES[name]

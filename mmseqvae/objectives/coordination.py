@@ -1,0 +1,143 @@
+"""Objectives that hold the posteriors of single modalities against the joint one: coordinated, jmvae, mvtcae."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from mmseqvae.decoders import TokenDecoder
+from mmseqvae.gaussian import Posterior
+from mmseqvae.model import Batch, MultimodalVAE
+from mmseqvae.objectives.terms import Terms, Weights, check_weights, diagnostics, rate, register, weighted
+from mmseqvae.priors import divergence
+
+
+@register
+def coordinated(
+    model: MultimodalVAE,
+    batch: Batch,
+    *,
+    beta: float = 1.0,
+    free_bits: float = 0.0,
+    free_bits_item: float = 0.0,
+    weights: Weights = None,
+    coordination: float = 1.0,
+    tokens: float = 1.0,
+    own: float = 0.0,
+    cross: float = 0.0,
+    detach: bool = False,
+) -> Terms:
+    """The joint bound, with every single-modality posterior coordinated with the joint one. The default.
+
+        sum_m w_m E_{q(z|x)} log p(x_m | z) - beta KL(q(z | x) || p(z))
+        + sum_{m present} { sum_n a_mn w_n E_{q(z|x_m)} log p(x_n | z) - c KL(q(z | x) || q(z | x_m)) }
+
+    The last term is JMVAE-kl's (Suzuki et al. 2017, eq. 5), with whatever the fusion makes as joint posterior. It makes
+    q(z | x_m) cover *every* latent that the full observation could have meant, so that a word keeps the variety of its
+    recordings; reconstructing frames from q(z | word) instead would pull it onto one average voice. a_mn is `tokens`
+    where n is a token modality, since a modality that determines them should say so; else `own` where n is m, else
+    `cross`. detach: the joint posterior has no gradient from the last term, so that it need not give up what the single
+    modality cannot know. Terms that a single modality cannot add to (only one is present in a row) are dropped for that
+    row. Not a bound, except that its first line is one under the conditions of `elbo`, which is reported beside it.
+    With tokens 0 and own 1 it is CRMVAE (Suzuki & Matsuo 2023) but for that paper's common factor 1 / (M + 1).
+    """
+    check_weights(model, weights)
+    encoded = model.encode(batch)
+    q = encoded.posterior()
+    singles = {name: encoded.posterior([name]) for name in encoded.names}
+    useful = {name: encoded.here(name) & encoded.several for name in singles}
+    z = torch.stack([q.rsample(), *(single.rsample() for single in singles.values())])
+
+    def writes_tokens(name: str) -> bool:
+        return isinstance(model.modality(name).decoder, TokenDecoder)
+
+    def share(source: str, written: str) -> float:
+        return tokens if writes_tokens(written) else own if source == written else cross
+
+    joint: dict[str, Tensor] = {}
+    alone = {name: torch.zeros_like(z[0, :, 0]) for name in singles}
+    for written in sorted(model.writable, key=lambda name: not writes_tokens(name)):
+        sources = [name for name in singles if share(name, written)]
+        places = [0, *(1 + list(singles).index(name) for name in sources)]
+        for score in model.log_likelihood(z[places], batch, [written]).values():  # none where the batch lacks it
+            joint[written] = score[0]
+            for place, name in enumerate(sources, start=1):
+                alone[name] = alone[name] + share(name, written) * weighted({written: score[place]}, weights)
+
+    prior = rate(q, model.training_prior, z[0], free_bits, free_bits_item)
+    apart = _apart(q, singles, useful, z[0], detach)
+    objective = weighted(joint, weights) - beta * prior.cost
+    for name in singles:
+        objective = objective + torch.where(useful[name], alone[name], 0) - coordination * apart[name]
+    bound = sum(joint.values(), -prior.kl)
+    return Terms(objective, bound, joint, prior.kl, apart, **diagnostics(model, encoded, q, singles))
+
+
+@register
+def jmvae(
+    model: MultimodalVAE,
+    batch: Batch,
+    *,
+    beta: float = 1.0,
+    free_bits: float = 0.0,
+    free_bits_item: float = 0.0,
+    weights: Weights = None,
+    alpha: float = 0.1,
+) -> Terms:
+    """JMVAE-kl: ELBO(x) - alpha sum_m KL(q(z | x) || q(z | x_m)) (Suzuki et al. 2017, eq. 5).
+
+    As published the fusion is a joint encoder; a product of experts will do. `coordinated` without reconstruction from
+    single modalities; its terms are dropped as there. A bound on log p(x) under the conditions of `elbo`, since KLs are
+    only subtracted.
+    """
+    return coordinated(
+        model, batch, beta=beta, free_bits=free_bits, free_bits_item=free_bits_item, weights=weights,
+        coordination=alpha, tokens=0.0,
+    )  # fmt: skip
+
+
+@register
+def mvtcae(
+    model: MultimodalVAE,
+    batch: Batch,
+    *,
+    beta: float = 1.0,
+    free_bits: float = 0.0,
+    free_bits_item: float = 0.0,
+    weights: Weights = None,
+    alpha: float = 0.9,
+) -> Terms:
+    """Total correlation (MVTCAE, Hwang et al. 2021, eq. 7): M modalities are there to be read, each with an expert q_m.
+
+        (M - alpha) / M sum_m w_m E_q log p(x_m | z) - beta [(1 - alpha) KL(q || p) + alpha / M sum_m KL(q || q_m)]
+
+    As published q is the product of the experts without base expert, and alpha is 0.9. M counts what a row has; with
+    one modality q = q_m and all is (1 - alpha) times the ELBO, with none it is that of the prior. Bounds a convex
+    combination of total correlations of (x, z), not log p(x); with alpha 0 it is `elbo`. Free bits are those of
+    KL(q || p) alone.
+    """
+    check_weights(model, weights)
+    encoded = model.encode(batch)
+    q = encoded.posterior()
+    experts = {name: encoded.expert(name) for name in encoded.names}
+    z = q.rsample()
+    scores = model.log_likelihood(z, batch)
+    prior = rate(q, model.training_prior, z, free_bits, free_bits_item)
+    apart = _apart(q, experts, {name: encoded.here(name) for name in experts}, z, False)
+    count = encoded.present.sum(0).clamp(min=1).to(z)
+    share = (count - alpha) / count
+    views = torch.stack(list(apart.values())).sum(0) / count
+    objective = share * weighted(scores, weights) - beta * ((1 - alpha) * prior.cost + alpha * views)
+    bound = sum(scores.values(), -prior.kl)
+    return Terms(objective, bound, scores, prior.kl, apart, **diagnostics(model, encoded, q))
+
+
+def _apart(
+    q: Posterior, others: Mapping[str, Posterior], useful: dict[str, Tensor], z: Tensor, detach: bool
+) -> dict[str, Tensor]:
+    """{name: KL(q || other)} in nats [B], 0 where not `useful`, by draws z from q where there is no closed form."""
+    if detach:
+        q, z = q.detach(), z.detach()
+    return {name: torch.where(useful[name], divergence(q, other, z), 0) for name, other in others.items()}
