@@ -1,0 +1,216 @@
+"""What does every objective lose, in nats, where the truth is known? And what keeps accuracy, variety and likelihood?
+
+    python -m benchmarks.known_world                       # both worlds, every objective, two runs side by side
+
+Every run trains the same small networks with the same likelihood, scale rule, optimiser and number of steps on fresh
+pairs from the world of `benchmarks/world.py`, then counts what it loses against exact values (`benchmarks/gaps.py`).
+Only the objective, the fusion that belongs to it, and the prior differ. Two worlds: voices v ~ N(0, I), and a crowd of
+four speakers, between whom there are holes. A finished run is a line in results/known_world.jsonl and is not made
+again; the tables and pictures of both worlds are written from these lines.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.gaps import Figures, measure
+from benchmarks.known_world_page import page, picture
+from benchmarks.ledger import Ledger
+from benchmarks.truth import truth
+from benchmarks.world import CHANNELS, END, LETTERS, MOST_FRAMES, MOST_LETTERS, Draws, World
+from mmseqvae.config import ModelConfig
+from mmseqvae.files import replacing, write_text
+from mmseqvae.fusion import FUSIONS
+from mmseqvae.modalities import frames, tokens
+from mmseqvae.model import MultimodalVAE
+from mmseqvae.objectives import OBJECTIVES
+from mmseqvae.priors import LearntMixture
+from mmseqvae.schedules import warm_up, warm_up_then_cosine
+
+RESULTS = Path(__file__).with_name("results")
+LATENT, HIDDEN = 6, 32
+COMPONENTS = 50  # of the prior that is fitted, and of the one that is learnt
+PAIRS, BATCH, RATE, CLIP = 200_000, 256, 5e-3, 20.0
+TEST = 500
+
+
+@dataclass(frozen=True)
+class Run:
+    """One construction: an objective with its options, the fusion that belongs to it, the prior it is trained with."""
+
+    objective: str
+    fusion: str = "poe"
+    prior: str = "standard"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def settings(self) -> dict[str, Any]:
+        """What is not left at its default, so that a new field does not make finished runs strangers."""
+        plain = Run(self.objective)
+        return {"objective": self.objective} | {
+            f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != getattr(plain, f.name)
+        }
+
+
+RUNS: dict[str, Run] = {
+    "ELBO": Run("elbo"),
+    "MVAE": Run("mvae"),
+    "MMVAE": Run("mixture", "moe"),
+    "MMVAE, 5 draws": Run("importance", "moe", options={"draws": 5}),
+    "MoPoE": Run("mixture", "mopoe", options={"tight": False, "stratified": False}),
+    "MVTCAE": Run("mvtcae", "poe-without-base"),
+    "JMVAE": Run("jmvae", "joint"),
+    "TELBO": Run("telbo", "joint"),
+    "CVAE, t to a": Run("cvae", "joint"),
+    "CRMVAE": Run("coordinated", options={"tokens": 0.0, "own": 1.0}),
+    "coordinated": Run("coordinated"),
+    "coordinated, prior learnt": Run("coordinated", prior="mixture"),
+    "coordinated 0.3, prior learnt": Run("coordinated", prior="mixture", options={"coordination": 0.3}),
+    "coordinated, detached, prior learnt": Run("coordinated", prior="mixture", options={"detach": True}),
+    "MMVAE, prior learnt": Run("mixture", "moe", "mixture"),
+}
+
+
+def main(
+    only: list[str] | None = None,
+    speakers: list[int] = [1, 4],  # noqa: B006
+    seed: int = 0,
+    steps: int = 1200,
+    draws: int = 200,
+    results: Path = RESULTS,
+    side_by_side: int = 2,
+) -> None:
+    """Train what is not yet in the results, measure it, and write tables and pictures.
+
+    Args:
+        only: names of runs; all of them by default.
+        speakers: of the worlds, 1 for v ~ N(0, I), 4 for a crowd.
+        seed: of networks, batches and draws. The test pairs are the same for every seed.
+        steps: of every training.
+        draws: importance draws of every log-likelihood.
+        results: folder for the lines, tables and pictures.
+        side_by_side: runs at a time, one thread each.
+    """
+    names = only or list(RUNS)
+    if strange := sorted(set(names) - set(RUNS)):
+        raise ValueError(f"there is no run {strange}; there are {list(RUNS)}")
+    ledger = Ledger(results / "known_world.jsonl")
+    for crowd in speakers:
+        if ledger.find({"world": crowd}) is None:
+            ledger.append({"run": {"world": crowd}, "truth": truth(World(crowd)).to_dict()})
+    wanted = [
+        {"name": name, "world": crowd, "seed": seed, "steps": steps, "draws": draws, **RUNS[name].settings()}
+        for crowd in speakers
+        for name in names
+    ]
+    waiting = [run for run in wanted if ledger.find(run) is None]
+    for record in tqdm(made(waiting, side_by_side), "known world", total=len(waiting), unit="run"):
+        ledger.append(record)
+
+    options = f" --seed {seed} --steps {steps} --draws {draws}"
+    command = "python -m benchmarks.known_world" + options + (f" --only {' '.join(names)}" if only else "")
+    for crowd in speakers:
+        known = ledger.find({"world": crowd})
+        records = {run["name"]: ledger.find(run) for run in wanted if run["world"] == crowd}
+        assert known is not None
+        found = {name: record for name, record in records.items() if record is not None}
+        stem = results / f"known_world-{'crowd' if crowd > 1 else 'smooth'}"
+        text = page(crowd, known["truth"], found, command)
+        print(text)
+        write_text(stem.with_suffix(".md"), text + "\n")
+        with replacing(stem.with_suffix(".png")) as part:
+            picture(World(crowd), found, part)
+
+
+def made(waiting: list[dict[str, Any]], side_by_side: int) -> Iterator[dict[str, Any]]:
+    """The records of runs, each as soon as it is finished."""
+    if side_by_side == 1:
+        yield from map(finished, waiting)
+        return
+    with ProcessPoolExecutor(side_by_side, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(finished, run) for run in waiting]):
+            yield done.result()
+
+
+def finished(run: dict[str, Any]) -> dict[str, Any]:
+    """Train and measure one run."""
+    torch.set_num_threads(1)
+    world, chosen = World(run["world"]), Run(**{f.name: run[f.name] for f in fields(Run) if f.name in run})
+    started = time.process_time()
+    model = trained(chosen, world.draw(PAIRS, seed=1), run["steps"], run["seed"])
+    seconds = time.process_time() - started
+    figures: Figures = measure(model, world, world.draw(TEST, seed=2), run["draws"], seed=run["seed"])
+    return {
+        "run": run,
+        "figures": figures,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "seconds": round(seconds, 1),
+        "measured in": round(time.process_time() - started - seconds, 1),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{platform.machine()} with {os.cpu_count()} cores",
+        "torch": torch.__version__,
+    }
+
+
+def build(run: Run) -> MultimodalVAE:
+    """The networks of a run, with weights that depend on torch's seed."""
+    config = ModelConfig(
+        latent=LATENT,
+        bidirectional=False,
+        token_embedding=8,
+        token_encoder=HIDDEN,
+        token_decoder=HIDDEN,
+        frame_encoder=HIDDEN,
+        frame_inputs=HIDDEN,
+        frame_decoder=HIDDEN,
+        reduction=1,
+        input_dropout=0.0,
+        input_noise=0.0,
+    )
+    modalities = {
+        "text": tokens(LETTERS + 1, END, MOST_LETTERS + 1, config),
+        "audio": frames(CHANNELS, MOST_FRAMES, config),
+    }
+    prior = LearntMixture(COMPONENTS, LATENT) if run.prior == "mixture" else None
+    return MultimodalVAE(modalities, FUSIONS[run.fusion](len(modalities), LATENT), prior)
+
+
+def trained(run: Run, pairs: Draws, steps: int, seed: int) -> MultimodalVAE:
+    """A model trained on random batches of `pairs`, with a mixture fitted to its posteriors."""
+    torch.manual_seed(seed)
+    model = build(run).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE, fused=True)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * warm_up_then_cosine(step, warm=50, total=steps)
+        batch = some(pairs, torch.randint(PAIRS, (BATCH,)))
+        terms = OBJECTIVES[run.objective](model, batch, beta=warm_up(step, steps // 5, start=0.1), **run.options)
+        optimizer.zero_grad()
+        (-terms.objective.mean()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        z = model.posterior(some(pairs, torch.arange(4000))).rsample()
+    model.fit_prior(z, COMPONENTS, seed)
+    return model
+
+
+def some(pairs: Draws, rows: torch.Tensor) -> dict[str, Any]:
+    return {name: sequence[rows] for name, sequence in pairs.batch.items()}
+
+
+if __name__ == "__main__":
+    from mmseqvae.arguments import run
+
+    run(main, prog="python -m benchmarks.known_world")

@@ -1,0 +1,177 @@
+"""The tables and the picture of `benchmarks/known_world.py`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from scipy.stats import binom
+
+from benchmarks.gaps import miscalibration
+from benchmarks.world import World
+
+Record = dict[str, Any]
+
+
+class Column(NamedTuple):
+    """One figure of a run."""
+
+    name: str
+    of: Callable[[Record], Any]
+    digits: int = 2
+
+
+def at(*path: str) -> Callable[[Record], Any]:
+    def find(record: Record) -> Any:
+        found: Any = record["figures"]
+        for name in path:
+            found = found.get(name) if isinstance(found, dict) else None
+        return found
+
+    return find
+
+
+def trained_under(record: Record) -> str:
+    return "learnt" if record["run"].get("prior") == "mixture" else "standard"
+
+
+def ranks(name: str) -> Callable[[Record], Any]:
+    return lambda record: miscalibration(record["figures"]["ranks"][name])
+
+
+NATS = [
+    Column("pair, prior of training", lambda record: at("likelihood", f"pair, {trained_under(record)}")(record)),
+    Column("pair, fitted prior", at("likelihood", "pair, fitted")),
+    Column("a given t, own", at("likelihood", "audio given text, own")),
+    Column("a given t, written", at("likelihood", "audio given text, written")),
+    Column("a given t, heard", at("text to audio", "heard")),
+    Column("t given a, own", at("likelihood", "text given audio, own")),
+    Column("t given a, written", at("likelihood", "text given audio, written")),
+    Column("t given a, heard", at("audio to text", "heard")),
+    Column("voice entropy", at("text to audio", "voice entropy")),
+]
+SHARES = [
+    Column("t to a", at("text to audio", "coherent"), 3),
+    Column("a to t", at("audio to text", "coherent"), 3),
+    Column("pairs, N(0, I)", at("pairs", "standard", "coherent"), 3),
+    Column("pairs, learnt prior", at("pairs", "learnt", "coherent"), 3),
+    Column("pairs, fitted prior", at("pairs", "fitted", "coherent"), 3),
+    Column("diversity", at("text to audio", "diversity")),
+    Column("ranks of voices", ranks("voice"), 3),
+    Column("ranks of log p", ranks("likelihood"), 3),
+    Column("ranks of z, q(z given t, a)", ranks("z given both"), 3),
+    Column("of z, q(z given t)", ranks("z given text"), 3),
+    Column("of z, q(z given a)", ranks("z given audio"), 3),
+    Column("seconds", lambda record: record["seconds"], 0),
+]
+
+
+def page(speakers: int, truth: Mapping[str, float], records: Mapping[str, Record], command: str) -> str:
+    """The tables as Markdown, and under them what they were measured with."""
+    first = next(iter(records.values()))
+    run = first["run"]
+    real = first["figures"]["real pairs coherent"]
+    voices = "v ~ N(0, I)" if speakers == 1 else f"a crowd of {speakers} speakers"
+    least = min(
+        record["figures"]["likelihood"][f"pair, {trained_under(record)}"]["effective draws"]
+        for record in records.values()
+    )
+    return "\n".join(
+        [
+            f"# A world with known truth: {voices}",
+            "",
+            f"`{command}`",
+            "",
+            f"{first['date']}, {first['machine']}, one thread a run, torch {first['torch']}, seed {run['seed']},",
+            f"{run['steps']} steps of 256 fresh pairs, {run['draws']} importance draws (for the pair at least"
+            f" {least:.0f} of them effective), 500 test pairs.",
+            "",
+            f"Exact, in nats: H(t) {truth['text']:.4f}, H(a) {truth['audio']:.4f}, H(t, a) {truth['pair']:.4f},"
+            f" I(t; a) {truth['information']:.4f},",
+            f"H(t given a) {truth['text_given_audio']:.4f}, H(a given t) {truth['audio_given_text']:.4f},"
+            f" H(word given t) {truth['word_given_text']:.4f}, H(word given a) {truth['word_given_audio']:.4f}.",
+            "",
+            "## Nats lost, 0 is the truth",
+            "",
+            *table(NATS, records, {}),
+            "",
+            "Own: what decoders and prior know of the conditional. Written: the law that `generate` draws from, as",
+            "likelihood of real items; it differs from its own where q(z given t) is not the model's posterior. Heard:",
+            "minus log p under the truth of what was written, less the entropy; wrong words raise it, one average",
+            "voice lowers it below 0. Voice entropy: 1/2 ln of the determinants of the covariances of voices, written",
+            "over real. Standard errors of the gaps in brackets.",
+            "",
+            "## Shares, spreads and ranks",
+            "",
+            *table(SHARES, records, {"t to a": real, "a to t": real, "pairs, N(0, I)": real, "diversity": 1.0}),
+            "",
+            "Coherent: both halves are of one word, by the exact posterior of the word. Diversity: variance of",
+            "E[v given a] over that of real audio of the word, right words only. Ranks: KL in nats from flat ranks to",
+            "those counted, 20 bins, bias removed: of a real recording among those written from its text, and of",
+            "z ~ prior among draws from q(z given x), x ~ p(x given z).",
+        ]
+    )
+
+
+def table(columns: list[Column], records: Mapping[str, Record], real: Mapping[str, float]) -> list[str]:
+    head = ["run", *[column.name for column in columns]]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    if real:
+        exact = [f"{real[c.name]:.{c.digits}f}" if c.name in real else "" for c in columns]
+        lines.append("| *real pairs* | " + " | ".join(exact) + " |")
+    for name, record in records.items():
+        lines.append(f"| {name} | " + " | ".join(shown(c.of(record), c.digits) for c in columns) + " |")
+    return lines
+
+
+def shown(value: Any, digits: int) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, dict):
+        return f"{value['nats']:.{digits}f} ({value['error']:.{digits}f})"
+    return f"{value:.{digits}f}"
+
+
+PANELS = {
+    "voice": "ranks of a real voice\namong those written",
+    "likelihood": "ranks of log p(a | t)\nof a real recording",
+    "z given both": "ranks of z,\nq(z | t, a)",
+    "z given text": "ranks of z,\nq(z | t)",
+    "z given audio": "ranks of z,\nq(z | a)",
+}
+
+
+def picture(world: World, records: Mapping[str, Record], path: Path) -> None:
+    """A row a run: voices written for one word over real ones, then rank plots; 95 % of flat ranks lie in the grey."""
+    import matplotlib.pyplot as plt
+
+    real = world.draw(3000, seed=2)
+    real_voices = world.voice_posterior(real.audio).mean[real.word == 0][:300]
+    figure, rows = plt.subplots(
+        len(records), 1 + len(PANELS), figsize=(12, 0.5 + 1.7 * len(records)), squeeze=False, layout="constrained"
+    )
+    for axes, (name, record) in zip(rows, records.items(), strict=True):
+        figures = record["figures"]
+        points = torch.tensor(figures["text to audio"]["voices of word 0"]).reshape(-1, 3)
+        right = points[:, 2] == 0
+        axes[0].scatter(*real_voices.T, s=3, color="0.75", label="real")
+        axes[0].scatter(*points[right, :2].T, s=3, color="tab:blue", label="written")
+        axes[0].scatter(*points[~right, :2].T, s=3, color="tab:red", label="written, another word")
+        axes[0].set(xlim=(-3.5, 3.5), ylim=(-3.5, 3.5), xticks=[], yticks=[])
+        axes[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        for axis, kind in zip(axes[1:], PANELS, strict=True):
+            counts = torch.tensor(figures["ranks"][kind], dtype=torch.float64)
+            n, bins = int(counts[0].sum()), counts.shape[1]
+            low, high = binom.interval(0.95, n, 1 / bins)
+            axis.axhspan(low / n * bins, high / n * bins, color="0.85")
+            for row in counts:
+                axis.stairs(row / n * bins, color="tab:blue", alpha=0.6)
+            axis.set(ylim=(0, 4), xticks=[], yticks=[0, 1, 2, 3, 4])
+    for axis, title in itertools.chain([(rows[0][0], "voices written for word 0\n(grey: real)")],
+                                       zip(rows[0][1:], PANELS.values(), strict=True)):  # fmt: skip
+        axis.set_title(title, fontsize=9)
+    figure.savefig(path, dpi=90)
+    plt.close(figure)

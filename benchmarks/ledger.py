@@ -1,0 +1,56 @@
+"""Finished runs, one JSON object a line: what stands there is skipped when a benchmark is started again.
+
+Several processes may append at once: a line is one write to a file opened for appending.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+
+class Ledger:
+    """The runs in the file `path`, which appears with the first of them. `key` is the field that names a run."""
+
+    def __init__(self, path: str | Path, key: str = "run") -> None:
+        self.path, self.key = Path(path), key
+
+    def records(self) -> list[Record]:
+        """All runs, in the order in which they ended.
+
+        Raises ValueError where a line is no JSON object or names no run.
+        """
+        if not self.path.exists():
+            return []
+        found = []
+        for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{self.path}, line {number} is no JSON: delete the line ({error})") from error
+            if not isinstance(record, dict) or self.key not in record:
+                raise ValueError(f"{self.path}, line {number} names no {self.key!r}: delete the line")
+            found.append(record)
+        return found
+
+    def find(self, run: Record) -> Record | None:
+        """The last record of `run`, or None."""
+        wanted = json.loads(json.dumps(run))  # as it reads back: tuples are lists there
+        return next((record for record in reversed(self.records()) if record[self.key] == wanted), None)
+
+    def append(self, record: Record) -> None:
+        """Add one finished run. Raises ValueError where it names none, or holds a number that JSON has not."""
+        if self.key not in record:
+            raise ValueError(f"the record names no {self.key!r}, it has {list(record)}")
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(file, line.encode())
+            os.fsync(file)
+        finally:
+            os.close(file)

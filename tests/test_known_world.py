@@ -1,0 +1,171 @@
+"""The measures of the known world judge generators and models whose losses are known, and the benchmark runs."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import known_world
+from benchmarks.gaps import Scores, crossed, gap, histograms, likelihoods, miscalibration, voice_ranks, weights
+from benchmarks.world import Draws, World
+from mmseqvae.modalities import Modality
+from mmseqvae.model import MultimodalVAE
+from mmseqvae.sequence import Sequence
+from tests.exact import LOG_P, LOG_P_TWO_GIVEN_ONE, B, LinearDecoder, LinearEncoder, S, W, ppca_batch
+
+WORLD = World()
+NAMES = {"text": "one", "audio": "two"}
+
+
+def exact_model() -> MultimodalVAE:
+    """Multimodal pPCA under the names of the benchmark: its posteriors are the exact ones."""
+    return (
+        MultimodalVAE(
+            {
+                name: Modality(LinearEncoder(W[m], B[m], S[m]), LinearDecoder(W[m], B[m], S[m]))
+                for name, m in NAMES.items()
+            }
+        )
+        .double()
+        .requires_grad_(False)
+    )
+
+
+class ExactScores(Scores):
+    """log p of the pPCA observation in closed form."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+    def log_prob(self, *names: str) -> Tensor:
+        return torch.full((self.rows,), LOG_P[tuple(sorted(NAMES[name] for name in names))], dtype=torch.float64)
+
+
+def test_a_model_that_is_the_truth_loses_nothing() -> None:
+    batch = {name: ppca_batch(3)[m] for name, m in NAMES.items()}
+    model = exact_model()
+    found = likelihoods(model, batch, ExactScores(3), 4000, model.generator(0))
+    assert found["pair, standard"]["nats"] == pytest.approx(0, abs=1e-9)
+    assert found["pair, standard"]["effective draws"] == pytest.approx(4000)
+    for name in ("text given audio", "audio given text"):
+        for kind in ("own", "written"):
+            assert found[f"{name}, {kind}"]["nats"] == pytest.approx(0, abs=0.03)
+
+
+def test_two_proposals_are_weighted_as_their_mixture() -> None:
+    batch = {name: ppca_batch(2)[m] for name, m in NAMES.items()}
+    model = exact_model()
+    q, wide = model.posterior(batch), model.posterior(batch, [])
+    found = weights(
+        model, batch, ["audio"], model.posterior(batch, ["text"]).log_prob, [q, wide], 20_000, model.generator(0)
+    )
+    assert len(found) == 20_000
+    lost = gap(torch.full((2,), LOG_P_TWO_GIVEN_ONE), found)
+    assert lost["nats"] == pytest.approx(0, abs=0.02)
+    assert lost["effective draws"] > 1000
+
+
+class Oracle:
+    """A generator that draws from the true conditional: a word of p(k | given), then an item of that word."""
+
+    def __init__(self, world: World, pool: Draws) -> None:
+        self.world, self.pool = world, pool
+
+    def generate(
+        self,
+        batch: dict[str, Sequence],
+        want: list[str],
+        given: list[str],
+        samples: int,
+        decode: Any,
+        random: torch.Generator,
+    ) -> dict[str, Sequence]:
+        (name,), (source,) = want, given
+        posterior = self.world.word_posterior(Scores(WORLD, batch).of[source]).repeat_interleave(samples, 0)
+        word = torch.multinomial(posterior, 1, generator=random).squeeze(1)
+        rows = torch.stack(
+            [torch.multinomial((self.pool.word == k).double(), len(word), generator=random) for k in range(5)]
+        )
+        return {name: self.pool.batch[name][rows[word, torch.arange(len(word))]]}
+
+
+def judged(world: World) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """text to audio, audio to text and ranks of a generator that knows `world`, where WORLD is the truth."""
+    test, random = WORLD.draw(400, seed=8), torch.Generator().manual_seed(0)
+    oracle: Any = Oracle(world, world.draw(60_000, seed=9))
+    true = Scores(WORLD, test.batch)
+    return (
+        crossed(oracle, WORLD, test, true, "text", 8, random),
+        crossed(oracle, WORLD, test, true, "audio", 8, random),
+        voice_ranks(oracle, WORLD, test, random),
+    )
+
+
+def test_the_true_conditional_is_found_faultless() -> None:
+    to_audio, to_text, ranks = judged(WORLD)
+    for found in (to_audio, to_text):
+        assert found["coherent"] == pytest.approx(found["real coherent"], abs=0.02)
+        assert abs(found["heard"]["nats"]) < 4 * found["heard"]["error"]
+    assert to_audio["diversity"] == pytest.approx(1, abs=0.1)
+    assert to_audio["voice entropy"] == pytest.approx(0, abs=0.1)
+    for counts in ranks.values():
+        assert abs(miscalibration(counts)) < 0.03
+
+
+def test_one_voice_a_word_is_found_coherent_and_poor() -> None:
+    single = World()
+    single.speaker_std = 1e-3
+    to_audio, _, ranks = judged(single)
+    assert to_audio["coherent"] > 0.96
+    assert to_audio["diversity"] < 0.1
+    assert to_audio["voice entropy"] < -1
+    assert to_audio["heard"]["nats"] < -0.5  # likelier than real recordings are
+    ((first, second),) = [ranks["voice"]]
+    assert first[0] + first[-1] > 0.5 * sum(first)
+    assert second[0] + second[-1] > 0.5 * sum(second)
+    assert sum(ranks["likelihood"][0][:10]) > 0.55 * sum(ranks["likelihood"][0])
+
+
+def test_miscalibration_is_the_divergence_from_flat_ranks() -> None:
+    assert miscalibration([[500] * 20]) == pytest.approx(-19 / 20_000)
+    assert miscalibration([[0] * 19 + [1000]]) == pytest.approx(math.log(20) - 19 / 2000)
+    assert histograms(torch.tensor([[0, 19], [0, 3]]))[0] == [2] + [0] * 19
+    flat = histograms(torch.randint(20, (5000, 40)))
+    assert miscalibration(flat) == pytest.approx(0, abs=2e-4)
+
+
+@pytest.mark.parametrize("name", known_world.RUNS)
+def test_every_run_learns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_world, "PAIRS", 5000)
+    pairs = WORLD.draw(5000, seed=1)
+    run = known_world.RUNS[name]
+    model = known_world.trained(run, pairs, steps=3, seed=0)
+    before = known_world.trained(replace(run), pairs, steps=0, seed=0)
+    changed = [n for n, p in model.named_parameters() if not torch.equal(p, dict(before.named_parameters())[n])]
+    assert any("encoder" in n for n in changed)
+    assert any("decoder" in n for n in changed)
+    assert model.fitted is not None
+
+
+def test_a_finished_run_is_kept_and_the_tables_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(known_world, "PAIRS", 5000)
+    monkeypatch.setattr(known_world, "TEST", 60)
+    arguments: dict[str, Any] = {"only": ["ELBO", "coordinated"], "speakers": [1], "steps": 2, "draws": 4}
+    known_world.main(**arguments, results=tmp_path, side_by_side=1)
+    first = capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "known_world.jsonl").read_text().splitlines()]
+    assert [line["run"].get("name") for line in lines] == [None, "ELBO", "coordinated"]
+    assert (tmp_path / "known_world-smooth.md").read_text() == first
+    assert (tmp_path / "known_world-smooth.png").stat().st_size > 10_000
+    monkeypatch.setattr(known_world, "finished", lambda run: pytest.fail("a finished run was made again"))
+    known_world.main(**arguments, results=tmp_path, side_by_side=1)
+    assert capsys.readouterr().out == first
+    with pytest.raises(ValueError, match=r"there is no run \['nonsense'\]"):
+        known_world.main(only=["nonsense"], results=tmp_path)
