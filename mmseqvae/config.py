@@ -63,6 +63,8 @@ class ModelConfig:
 
     latent: D. fusion: how what the encoders believe becomes one posterior, "poe", "poe-without-base",
     "generalised-poe", "moe", "mopoe", "joint" or "attention"; see `mmseqvae.fusion`.
+    prior: what the KL is taken to in training, "standard" for N(0, I), or, learnt with the model, a "mixture" of
+    prior_components Gaussians or "vamp", the posteriors of as many pseudo-inputs; see `mmseqvae.priors`.
     rnn: "tanh", "gru" or "lstm", everywhere. layers: recurrent layers, everywhere. bidirectional, pooling
     ("last", "mean" or "max"): of the encoders. dropout: between layers and before last layers.
     token_embedding, token_encoder, token_decoder: sizes for tokens; frame_encoder, frame_inputs, frame_decoder: sizes
@@ -75,6 +77,8 @@ class ModelConfig:
 
     latent: int = 32
     fusion: str = "poe"
+    prior: str = "standard"
+    prior_components: int = 50
     rnn: str = "gru"
     layers: int = 1
     bidirectional: bool = True

@@ -259,6 +259,11 @@ class Encoded:
         return self.present[self.names.index(name)]
 
     @property
+    def known(self) -> Tensor:
+        """[B, D] bool: somebody who is there speaks of the dimension; of the others the posterior knows nothing."""
+        return per_dimension(self.experts, self.said).any(0)
+
+    @property
     def several(self) -> Tensor:
         """[B] bool: more than one modality is there."""
         return self.present.sum(0) > 1

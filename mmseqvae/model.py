@@ -13,7 +13,7 @@ from mmseqvae.decoders import TokenDecoder
 from mmseqvae.fusion import Encoded, Fusion, poe
 from mmseqvae.gaussian import Gaussian, Law, Posterior
 from mmseqvae.modalities import Decoder, Modality
-from mmseqvae.priors import Mixture, Prior, StandardNormal, fit_mixture
+from mmseqvae.priors import Mixture, Prior, StandardNormal, VampPrior, fit_mixture
 from mmseqvae.sampling import FrameSampling, Sampling, TokenSampling
 from mmseqvae.sequence import Sequence
 
@@ -47,6 +47,8 @@ class MultimodalVAE(nn.Module):
         self.fusion = fusion
         self.standard = StandardNormal(self.latent)
         self.learnt = prior
+        if isinstance(prior, VampPrior):
+            prior.encode = self.encode
         self.fitted: Mixture | None = None
 
     @property
@@ -208,10 +210,9 @@ class MultimodalVAE(nn.Module):
         """
         encoded = self.encode(batch, given)
         z = encoded.posterior().rsample(samples, generator)
-        nothing = ~encoded.present.any(0)
-        if nothing.any():
-            free = self.prior.sample(samples * z.shape[1], generator).reshape(z.shape)
-            z = torch.where(nothing[:, None], free, z)
+        known = encoded.known.expand(z.shape)
+        if not known.all():
+            z = self.prior.complete(z.flatten(0, 1), known.flatten(0, 1), generator).reshape(z.shape)
         return self.decode(rearrange(z, "s b d -> (b s) d"), want, decode, generator)
 
     @torch.no_grad()
@@ -275,9 +276,11 @@ class MultimodalVAE(nn.Module):
             out[name] = decoder.sample(z, how, generator)  # type: ignore[arg-type]
         return out
 
-    def fit_prior(self, z: Tensor, components: int, seed: int = 0, progress: bool = False) -> Mixture:
-        """Set `fitted` to a diagonal mixture fitted to draws z [N, D] from training posteriors, and return it."""
-        self.fitted = fit_mixture(z, components, seed, progress)
+    def fit_prior(
+        self, z: Tensor, components: int, seed: int = 0, progress: bool = False, valid: Tensor | None = None
+    ) -> Mixture:
+        """Set `fitted` to what `fit_mixture` makes of draws z [N, D] from training posteriors, and return it."""
+        self.fitted = fit_mixture(z, components, seed, progress, valid)
         return self.fitted
 
     def _check_views(self, batch: Batch, needed: list[str]) -> None:

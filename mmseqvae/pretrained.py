@@ -20,7 +20,7 @@ from mmseqvae.fusion import FUSIONS, Encoded
 from mmseqvae.gaussian import Posterior
 from mmseqvae.modalities import frames, tokens
 from mmseqvae.model import MultimodalVAE
-from mmseqvae.priors import Mixture
+from mmseqvae.priors import PRIORS, Mixture, VampPrior
 from mmseqvae.sampling import Sampling
 from mmseqvae.sequence import Sequence
 from mmseqvae.text import Tokenizer
@@ -32,17 +32,36 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 def build(front_ends: Mapping[str, FrontEnd], longest: Mapping[str, int], config: ModelConfig) -> MultimodalVAE:
     """A new model with one modality a front end; `longest` is the hard limit of each modality's steps.
 
-    Raises ValueError for an unknown fusion or likelihood.
+    A VampPrior still needs its pseudo-inputs (`start_prior`). Raises ValueError for an unknown fusion, prior or
+    likelihood.
     """
     if config.fusion not in FUSIONS:
         raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {config.fusion!r}")
+    if config.prior not in PRIORS:
+        raise ValueError(f"prior must be one of {', '.join(PRIORS)}, got {config.prior!r}")
     modalities = {}
     for name, front_end in front_ends.items():
         if isinstance(front_end, Tokenizer):
             modalities[name] = tokens(front_end.vocabulary_size, front_end.end_id, longest[name], config)
         else:
             modalities[name] = frames(front_end.channels, longest[name], config)
-    return MultimodalVAE(modalities, FUSIONS[config.fusion](len(modalities), config.latent))
+    fusion = FUSIONS[config.fusion](len(modalities), config.latent)
+    return MultimodalVAE(modalities, fusion, PRIORS[config.prior](config.prior_components, config.latent))
+
+
+def start_prior(model: MultimodalVAE, dataset: SequenceDataset, seed: int = 0) -> None:
+    """Give a VampPrior its pseudo-inputs, items of the training set drawn without replacement; other priors need none.
+
+    Raises ValueError where the data set has fewer items than the prior has components.
+    """
+    if isinstance(model.learnt, VampPrior):
+        if len(dataset) < model.learnt.components:
+            raise ValueError(f"a VampPrior of {model.learnt.components} pseudo-inputs needs as many training items, "
+                             f"got {len(dataset)}: lower prior_components")  # fmt: skip
+        rows = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[: model.learnt.components]
+        batch = to_device(dataset.__getitems__(rows.tolist()), model.device)
+        read = {model.modality(name).reads or name for name in model.readable}
+        model.learnt.start({view: x for view, x in batch.items() if view in read})
 
 
 @dataclass

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from mmseqvae.gaussian import Gaussian, GaussianMixture, Law
+from mmseqvae.fusion import Encoded
+from mmseqvae.gaussian import LOG_2PI, Gaussian, GaussianMixture, Law, draw, parts
+from mmseqvae.sequence import Sequence
 
 
 class Prior(nn.Module):
@@ -24,6 +28,10 @@ class Prior(nn.Module):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n draws [n, D]."""
         raise TypeError(f"{type(self).__name__} must define sample")
+
+    def complete(self, z: Tensor, known: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """z [N, D] with the dimensions that are not `known` [N, D] drawn: here, from the prior of those alone."""
+        return torch.where(known, z, self.sample(len(z), generator))
 
 
 class StandardNormal(Prior):
@@ -58,6 +66,15 @@ class MixturePrior(Prior):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         return self.mixture().rsample(n, generator)
 
+    def complete(self, z: Tensor, known: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """z [N, D] with the dimensions that are not `known` [N, D] drawn given those that are: a part, then a point."""
+        law, here = self.mixture(), known[:, None]
+        # an unknown dimension weighs exp(0): its value is the mean and its log-variance -ln(2 pi)
+        weighed = Gaussian(torch.where(here, law.parts.mean, z[:, None]), torch.where(here, law.parts.logvar, -LOG_2PI))
+        log_weights = law.log_weights + weighed.log_prob(z[:, None])
+        which = draw(log_weights.double().softmax(-1), generator)
+        return torch.where(known, z, law.parts[which].rsample(generator=generator))
+
 
 class LearntMixture(MixturePrior):
     """A mixture of `components` diagonal Gaussians whose weights, means and variances are trained with the model.
@@ -80,6 +97,104 @@ class LearntMixture(MixturePrior):
 
     def mixture(self) -> GaussianMixture:
         return GaussianMixture(self.logits, Gaussian(self.means, self.logvars))
+
+
+class VampPrior(MixturePrior):
+    """The mean of the posteriors of `components` pseudo-inputs, encoded anew at every step (Tomczak & Welling 2018).
+
+    The pseudo-inputs are items of the training set, handed over by `start`: their frames are trained with the model,
+    their tokens stay. Raises ValueError below one component, RuntimeError where it is used before `start`.
+    """
+
+    def __init__(self, components: int, latent: int) -> None:
+        super().__init__()
+        if components < 1:
+            raise ValueError(f"a VampPrior needs at least 1 component, got {components}")
+        self.components, self.latent = components, latent
+        self.views = nn.ModuleDict()
+        self.encode: Callable[[Mapping[str, Sequence]], Encoded] | None = None  # the model's, which sets it
+
+    def __str__(self) -> str:
+        return f"VampPrior of {self.components} pseudo-inputs learnt with the model"
+
+    def start(self, items: Mapping[str, Sequence]) -> None:
+        """Take these `components` items as pseudo-inputs: {view: Sequence}."""
+        wrong = {view: len(x) for view, x in items.items() if len(x) != self.components}
+        if wrong or not items:
+            raise ValueError(f"this VampPrior needs {self.components} items of every view, got {wrong or 'no view'}")
+        self.views = nn.ModuleDict({view: _PseudoInput(x) for view, x in items.items()})
+
+    def mixture(self) -> GaussianMixture:
+        if self.encode is None or not len(self.views):
+            raise RuntimeError("a VampPrior must be part of a model and be given its pseudo-inputs (start) before use")
+        q = self.encode({view: x() for view, x in self.views.items()}).posterior()
+        log_weights, each = parts(q)  # [S, K], [S, K, D]
+        return GaussianMixture(log_weights.flatten(), Gaussian(each.mean.flatten(0, 1), each.logvar.flatten(0, 1)))
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        """Make room for the pseudo-inputs that the state holds, whichever their number of steps, then load."""
+        start = f"{prefix}views."
+        views = {key.removeprefix(start).split(".")[0] for key in state_dict if key.startswith(start)}
+        for view in sorted(views):
+            values, lengths, observed = (state_dict.get(f"{start}{view}.{part}") for part in _PseudoInput.parts)
+            if values is not None and lengths is not None:
+                room = None if observed is None else torch.zeros_like(observed)
+                self.views[view] = _PseudoInput(Sequence(torch.zeros_like(values), torch.zeros_like(lengths), room))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+class _PseudoInput(nn.Module):
+    """One view of the pseudo-inputs: frames are parameters, tokens are not."""
+
+    parts = ("values", "lengths", "observed")
+
+    def __init__(self, x: Sequence) -> None:
+        super().__init__()
+        values = x.filled()
+        if values.is_floating_point():
+            self.values = nn.Parameter(values.clone())
+        else:
+            self.register_buffer("values", values.clone())
+        self.register_buffer("lengths", x.lengths.clone())
+        self.register_buffer("observed", None if x.observed is None else x.observed.clone())
+        self.lengths: Tensor
+        self.observed: Tensor | None
+
+    def forward(self) -> Sequence:
+        return Sequence(self.values, self.lengths, self.observed)
+
+
+class Resampled(Prior):
+    """A baseline: a training item, each as likely, then a draw from its posterior (the aggregate posterior itself).
+
+    What a fitted prior samples should be as coherent, yet no replay of the training set. posteriors: any law [N, D].
+    """
+
+    about = "resampled posteriors of training items"
+
+    def __init__(self, posteriors: Any) -> None:
+        super().__init__()
+        self.posteriors = posteriors
+        self.latent = posteriors.mean.shape[-1]
+
+    def __str__(self) -> str:
+        return f"{self.about} ({len(self.posteriors.mean)})"
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        rows = range(len(self.posteriors.mean))
+        pieces = [self.posteriors[i : i + 256].log_prob(z[..., None, :]).logsumexp(-1) for i in rows[::256]]
+        return torch.stack(pieces).logsumexp(0) - math.log(len(rows))
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        mean: Tensor = self.posteriors.mean
+        which = draw(mean.new_ones(1, len(mean)).expand(n, -1), generator)
+        return self.posteriors[which].rsample(generator=generator)
+
+
+class WordThenPosterior(Resampled):
+    """A baseline: a word, each as likely, then a draw from q(z | word). posteriors: that of every word [V, D]."""
+
+    about = "a word, then its posterior"
 
 
 class Mixture(MixturePrior):
@@ -125,27 +240,43 @@ def divergence(q: Law, prior: Prior | Law, z: Tensor) -> Tensor:
     return ratio.mean(tuple(range(draws))) if draws else ratio
 
 
-def fit_mixture(z: Tensor, components: int, seed: int = 0, progress: bool = False) -> Mixture:
+def fit_mixture(
+    z: Tensor, components: int, seed: int = 0, progress: bool = False, valid: Tensor | None = None
+) -> Mixture:
     """Fit a diagonal Gaussian mixture to draws z [N, D] by expectation maximisation (scikit-learn).
 
-    The better of two starts; at most one component for every ten draws. Raises ValueError below two draws or one
-    component.
+    With draws `valid` [N', D] from posteriors of other items, `components` is the most that is tried: it is halved
+    until 1, and the size of the highest mean log-density of `valid` is kept. The better of two starts each; at most one
+    component for every ten draws. Raises ValueError below two draws or one component.
     """
     from sklearn import mixture
 
     if components < 1 or len(z) < 2:
         raise ValueError(f"need at least 1 component and 2 draws, got {components} and {len(z)}")
-    components = max(1, min(components, len(z) // 10))
+    largest = max(1, min(components, len(z) // 10))
+    sizes = [largest] if valid is None else [largest >> halved for halved in range(largest.bit_length())]
     points, random = z.double().cpu().numpy(), np.random.RandomState(seed)
-    starts = [
-        mixture.GaussianMixture(
-            components, covariance_type="diag", reg_covar=1e-3, max_iter=300, random_state=random
-        ).fit(points)
-        for _ in tqdm(range(2), desc="fitting the prior", unit="start", disable=not progress)
-    ]
-    fitted = max(starts, key=lambda start: start.lower_bound_)
 
     def tensor(array: np.ndarray) -> Tensor:
         return torch.as_tensor(array, dtype=z.dtype, device=z.device)
 
-    return Mixture(tensor(fitted.weights_).log(), tensor(fitted.means_), tensor(fitted.covariances_).log())
+    def fitted(size: int) -> Mixture:
+        starts = []
+        for _ in range(2):
+            start = mixture.GaussianMixture(size, covariance_type="diag", reg_covar=1e-3, max_iter=300,
+                                            random_state=random)  # fmt: skip
+            starts.append(start.fit(points))
+            bar.update()
+        best = max(starts, key=lambda start: start.lower_bound_)
+        return Mixture(tensor(best.weights_).log(), tensor(best.means_), tensor(best.covariances_).log())
+
+    with tqdm(total=2 * len(sizes), desc="fitting the prior", unit="start", disable=not progress) as bar:
+        found = [fitted(size) for size in sizes]
+    return found[0] if valid is None else max(found, key=lambda prior: float(prior.log_prob(valid).mean()))
+
+
+PRIORS: dict[str, Callable[[int, int], Prior | None]] = {  # learnt with the model: (components, latent) -> prior
+    "standard": lambda components, latent: None,
+    "mixture": LearntMixture,
+    "vamp": VampPrior,
+}

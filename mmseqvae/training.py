@@ -26,7 +26,7 @@ from mmseqvae.files import replacing, write_json
 from mmseqvae.measures import active_units
 from mmseqvae.model import Batch, MultimodalVAE
 from mmseqvae.objectives import Terms, chosen, weights_by_dimension
-from mmseqvae.pretrained import Trained, build, posteriors, to_device
+from mmseqvae.pretrained import Trained, build, posteriors, start_prior, to_device
 from mmseqvae.schedules import BETA_SCHEDULES, TargetKL, beta_at, warm_up, warm_up_then_cosine
 from mmseqvae.text import Tokenizer
 
@@ -191,6 +191,7 @@ def fit(
         for name in corpus.front_ends
     }
     trained = Trained(build(corpus.front_ends, longest, model), corpus.front_ends, longest, model)
+    start_prior(trained.model, datasets["train"], training.seed)
     weights = reconstruction_weights(corpus, objective)
     if training.patience is not None and training.monitor.startswith("valid/") and "valid" not in datasets:
         raise ValueError(f"patience watches {training.monitor}, but no row is in the split valid")

@@ -18,7 +18,7 @@ from mmseqvae.data.batches import Column
 from mmseqvae.frames import FrameArrays
 from mmseqvae.fusion import FUSIONS
 from mmseqvae.model import MultimodalVAE
-from mmseqvae.pretrained import Trained, build, load, posteriors
+from mmseqvae.pretrained import Trained, build, load, posteriors, start_prior
 from mmseqvae.sampling import FrameSampling, Sampling, TokenSampling
 from mmseqvae.text import Tokenizer
 
@@ -106,6 +106,23 @@ def test_every_fusion_is_saved_and_loaded(fusion: str, tmp_path: Path) -> None:
     before.save(tmp_path)
     items = [{"text": "one", "motion": np.arange(8.0).reshape(4, 2)}, {"text": "two"}, {}]
     np.testing.assert_array_equal(load(tmp_path).embed(items), before.embed(items))
+
+
+@pytest.mark.parametrize("prior", ["mixture", "vamp"])
+def test_learnt_priors_are_saved_and_loaded(prior: str, tmp_path: Path) -> None:
+    before = untrained(replace(SMALL, prior=prior, prior_components=3), 0)
+    columns = {"text": Column.of([torch.tensor([n % 5, 0]) for n in range(8)], torch.zeros(0, dtype=torch.long))}
+    dataset = SequenceDataset([str(i) for i in range(8)], 8 * [None], columns)
+    start_prior(before.model, dataset)
+    before.save(tmp_path)
+    after, z = load(tmp_path), torch.randn(5, 3)
+    assert str(after.model.prior) == str(before.model.prior)
+    assert torch.equal(after.model.prior.log_prob(z), before.model.prior.log_prob(z))
+    assert_same(before.sample(3, seed=1), after.sample(3, seed=1))
+    if prior == "vamp":
+        with pytest.raises(ValueError, match="needs as many training items, got 2"):
+            start_prior(before.model, SequenceDataset(["a", "b"], 2 * [None], {"text": Column.of(
+                2 * [torch.tensor([1, 0])], torch.zeros(0, dtype=torch.long))}))  # fmt: skip
 
 
 def test_seeds_repeat_and_differ(trained: Trained) -> None:
@@ -250,4 +267,6 @@ def test_a_model_without_a_modality_cannot_be_built() -> None:
         build({"motion": FrameArrays(2)}, {"motion": 3}, ModelConfig(likelihood="cauchy"))
     with pytest.raises(ValueError, match=r"fusion must be one of poe, .*, got 'sum'"):
         build({"motion": FrameArrays(2)}, {"motion": 3}, ModelConfig(fusion="sum"))
+    with pytest.raises(ValueError, match=r"prior must be one of standard, .*, got 'flat'"):
+        build({"motion": FrameArrays(2)}, {"motion": 3}, ModelConfig(prior="flat"))
     assert isinstance(build({"motion": FrameArrays(2)}, {"motion": 3}, SMALL), MultimodalVAE)

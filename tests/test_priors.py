@@ -1,11 +1,25 @@
+import copy
+import math
+
 import pytest
 import torch
 import torch.distributions as td
-from exact import f64
+from exact import conjugate_batch, f64, ppca, ppca_batch
 from scipy import stats
 
-from mmseqvae.gaussian import Gaussian
-from mmseqvae.priors import LearntMixture, Mixture, StandardNormal, divergence, fit_mixture
+from mmseqvae.gaussian import Gaussian, GaussianMixture
+from mmseqvae.model import MultimodalVAE
+from mmseqvae.priors import (
+    LearntMixture,
+    Mixture,
+    Resampled,
+    StandardNormal,
+    VampPrior,
+    WordThenPosterior,
+    divergence,
+    fit_mixture,
+)
+from mmseqvae.sequence import Sequence
 
 WEIGHTS, MEANS, LOGVARS = f64(0.2, 0.5, 0.3), f64([-5, 0], [0, 5], [5, -5]), f64([0, -1], [-2, 0.5], [0.1, 0.2])
 
@@ -119,3 +133,111 @@ def test_divergence_is_exact_where_it_can_be_and_else_a_mean_over_draws() -> Non
     one = Mixture(f64(0.0), f64([0, 0]), f64([0, 0]))  # N(0, I), but nobody knows
     torch.testing.assert_close(divergence(q, one, z), q.kl().sum(-1), atol=0.02, rtol=0)
     torch.testing.assert_close(divergence(q, one, z[0]), q.log_prob(z[0]) - one.log_prob(z[0]))
+
+
+# Pseudo-inputs
+
+
+def vamp(names: tuple[str, ...] = ("one", "two")) -> tuple[MultimodalVAE, VampPrior]:
+    """The exactly solvable model under the mean of three posteriors."""
+    prior = VampPrior(3, 2)
+    model = MultimodalVAE(dict(ppca().modalities), prior=prior).double()
+    items = ppca_batch(3, names)
+    prior.start({view: Sequence(x.values + f64(0, 1, 2)[:, None, None], x.lengths) for view, x in items.items()})
+    return model, prior
+
+
+def test_a_vamp_prior_is_the_mean_of_the_posteriors_of_its_pseudo_inputs() -> None:
+    model, prior = vamp()
+    z = torch.randn(4, 5, 2).double()
+    q = model.posterior({view: x() for view, x in prior.views.items()})
+    expected = q.log_prob(z[..., None, :]).exp().mean(-1).log()
+    torch.testing.assert_close(prior.log_prob(z), expected)
+    weight = model.modalities["one"].encoder.weight
+    before = prior.log_prob(z).detach()
+    weight.data *= 1.5  # encoded anew each time
+    assert not torch.allclose(prior.log_prob(z), before)
+    assert abs(prior.sample(5_000, seeded()).mean(0) - prior.mixture().mean).max() < 0.1
+    assert str(prior) == "VampPrior of 3 pseudo-inputs learnt with the model"
+
+
+def test_pseudo_frames_learn_and_travel_with_copies_and_weights() -> None:
+    model, prior = vamp(("one",))
+    prior.log_prob(torch.zeros(1, 2).double()).sum().backward()
+    gradient = prior.views["one"].values.grad
+    assert gradient is not None
+    assert gradient.any()
+    twin = copy.deepcopy(model)
+    assert twin.learnt.encode.__self__ is twin
+    empty = MultimodalVAE(dict(ppca().modalities), prior=VampPrior(3, 2)).double()
+    empty.load_state_dict(model.state_dict())
+    z = torch.randn(5, 2).double()
+    torch.testing.assert_close(empty.learnt.log_prob(z), prior.log_prob(z))
+    tokens = VampPrior(2, 2)
+    tokens.start({"text": Sequence(torch.tensor([[1, 0], [2, 0]]), torch.tensor([2, 2]))})
+    assert not list(tokens.parameters())
+
+
+def test_a_vamp_prior_without_its_pseudo_inputs_says_so() -> None:
+    with pytest.raises(RuntimeError, match="pseudo-inputs"):
+        VampPrior(3, 2).log_prob(torch.zeros(1, 2))
+    with pytest.raises(ValueError, match=r"needs 3 items of every view, got \{'x': 1\}"):
+        VampPrior(3, 2).start(conjugate_batch(1))
+    with pytest.raises(ValueError, match="at least 1 component, got 0"):
+        VampPrior(0, 2)
+
+
+# What part of a latent says about the rest
+
+
+def test_unknown_dimensions_are_drawn_given_the_known_ones() -> None:
+    """At 5 in the second dimension the second component is certain, whose first dimension is N(0, exp(-2))."""
+    prior, n = mixture(), 4_000
+    z, known = f64(99.0, 5.0).expand(n, 2), torch.tensor([False, True]).expand(n, 2)
+    found = prior.complete(z, known, seeded())
+    assert (found[:, 1] == 5).all()
+    assert found[:, 0].mean().item() == pytest.approx(0, abs=0.02)
+    assert found[:, 0].var().item() == pytest.approx(math.exp(-2), rel=0.1)
+    # halfway, the posterior over components by quadrature
+    z = f64(0.0, 2.0).expand(n, 2)
+    weights = (WEIGHTS.log() + td.Normal(MEANS[:, 1], (LOGVARS[:, 1] / 2).exp()).log_prob(f64(2.0))).softmax(-1)
+    expected = (weights * MEANS[:, 0]).sum().item()
+    assert prior.complete(z, known, seeded())[:, 0].mean().item() == pytest.approx(expected, abs=0.15)
+    nothing = torch.zeros(n, 2).bool()
+    assert torch.equal(prior.complete(z, nothing, seeded()), prior.sample(n, seeded()))
+    assert torch.equal(prior.complete(z, ~nothing, seeded()), z)
+    standard = StandardNormal(2).double()
+    half = standard.complete(z, known, seeded())
+    assert (half[:, 1] == 2).all()
+    torch.testing.assert_close(half[:, 0], standard.sample(n, seeded())[:, 0])
+
+
+# Baselines
+
+
+def test_resampled_posteriors_are_their_mean() -> None:
+    q = Gaussian(MEANS, LOGVARS)
+    prior, even = Resampled(q), Mixture(torch.zeros(3).double(), MEANS, LOGVARS)
+    z = 4 * torch.randn(6, 5, 2).double()
+    torch.testing.assert_close(prior.log_prob(z), even.log_prob(z))
+    draws = prior.sample(20_000, seeded())
+    torch.testing.assert_close(draws.mean(0), even.mixture().mean, atol=0.12, rtol=0)
+    assert str(prior) == "resampled posteriors of training items (3)"
+    many = Resampled(Gaussian(torch.randn(600, 2).double(), torch.zeros(600, 2).double()))  # in pieces
+    expected = many.posteriors.log_prob(z[..., None, :]).exp().mean(-1).log()
+    torch.testing.assert_close(many.log_prob(z), expected)
+
+
+def test_a_word_then_its_posterior_may_be_mixtures() -> None:
+    words = GaussianMixture(f64([0.5, 0.2], [0.5, 0.8]).log(), Gaussian(*torch.randn(2, 2, 2, 2).double()))
+    prior, z = WordThenPosterior(words), torch.randn(7, 2).double()
+    torch.testing.assert_close(prior.log_prob(z), words.log_prob(z[:, None]).exp().mean(-1).log())
+    torch.testing.assert_close(prior.sample(30_000, seeded()).mean(0), words.mean.mean(0), atol=0.05, rtol=0)
+    assert str(prior) == "a word, then its posterior (2)"
+
+
+def test_the_number_of_components_is_chosen_by_validation() -> None:
+    z, valid = mixture().sample(400, seeded()), mixture().sample(400, seeded(1))
+    chosen = fit_mixture(z, 24, valid=valid)
+    assert len(chosen.log_weights) == 3  # of 24, 12, 6, 3, 1
+    assert chosen.log_prob(valid).mean() > fit_mixture(z, 24).log_prob(valid).mean()
