@@ -1,12 +1,13 @@
 # make demo   a trained model of spoken digits, with sounds, pictures and figures
 # make test   lint, types and the whole test suite
+# make bench-peers DATA_DIR=DIR   MultiVae's models on the Free Spoken Digit Dataset in DIR, judged and timed beside ours
 PYTHON ?= python3
 SOURCE ?= synth
 VENV := .venv
 BIN := $(VENV)/bin
 DATA_DIR ?=
 
-.PHONY: demo test lint format table clean
+.PHONY: demo test lint format table bench-peers clean
 
 demo: $(VENV)/demo
 	$(BIN)/python -m recipes.spoken_digits --source $(SOURCE) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
@@ -26,6 +27,10 @@ format: $(VENV)/dev
 table: $(VENV)/demo  # the README's results: three seeds on the real recordings
 	$(BIN)/python -m benchmarks.spoken_digits --source $(SOURCE) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
+bench-peers: $(VENV)/peers  # half an hour on a free core; what is in benchmarks/results/ already is not run again
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.side_by_side $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.peers $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+
 $(VENV)/demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -e '.[bench]'
@@ -34,6 +39,11 @@ $(VENV)/demo: pyproject.toml
 $(VENV)/dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -e '.[dev]'
+	touch $@ $(VENV)/demo $(VENV)/peers
+
+$(VENV)/peers: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -e '.[bench,peers]'
 	touch $@ $(VENV)/demo
 
 clean:

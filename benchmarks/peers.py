@@ -166,7 +166,7 @@ class Bench:
             return [self.fixed.tokenizer.decode(item) for item in tokens.items()]
 
         made = {
-            "prior": net.sample(pairs, prior=net.standard, generator=generator),
+            "prior": net.sample(pairs, prior=net.training_prior, generator=generator),
             "fitted": net.sample(pairs, generator=generator),
         }
         drawn = Drawn(
@@ -181,7 +181,8 @@ class Bench:
         training = {"epochs": epochs, "seconds": taken, "samples_a_second": epochs * rows / taken}
         split = next(d for name, d in self.corpus.datasets.items() if name != "train" and len(d) == len(self.real))
         priors = likelihood(trained, split, NLL_DRAWS, seed, progress=False)["priors"]
-        nll = {"prior": priors["standard"]["nll"], "fitted": priors["fitted"]["nll"]}
+        own = priors.get("learnt", priors["standard"])
+        nll = {"prior": own["nll"], "fitted": priors["fitted"]["nll"]}
         return drawn, training | {"parameters": parameters}, nll
 
     def _whole(self, split: str) -> tuple[Sequence, list[str]]:
