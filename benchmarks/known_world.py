@@ -3,10 +3,10 @@
     python -m benchmarks.known_world                       # both worlds, every objective, two runs side by side
 
 Every run trains the same small networks with the same likelihood, scale rule, optimiser and number of steps on fresh
-pairs from the world of `benchmarks/world.py`, then counts what it loses against exact values (`benchmarks/gaps.py`).
-Only the objective, the fusion that belongs to it, and the prior differ. Two worlds: voices v ~ N(0, I), and a crowd of
-four speakers, between whom there are holes. A finished run is a line in results/known_world.jsonl and is not made
-again; the tables and pictures of both worlds are written from these lines.
+pairs from the world of `benchmarks/world.py`, then counts what it loses against exact values (`benchmarks/gaps.py`) and
+what the truth hears in it (`benchmarks/heard.py`). Only the objective, the fusion that belongs to it, and the prior
+differ. Two worlds: voices v ~ N(0, I), and a crowd of four speakers, between whom there are holes. A finished run is a
+line in results/known_world.jsonl and is not made again; the tables and pictures are written from these lines.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks.gaps import Figures, measure
+from benchmarks.gaps import Figures, likelihoods, priors
+from benchmarks.heard import crossed, invented, latent_ranks, share, voice_ranks
 from benchmarks.known_world_page import page, picture
 from benchmarks.ledger import Ledger
 from benchmarks.truth import truth
-from benchmarks.world import CHANNELS, END, LETTERS, MOST_FRAMES, MOST_LETTERS, Draws, World
+from benchmarks.world import CHANNELS, END, LETTERS, MOST_FRAMES, MOST_LETTERS, Draws, Scores, World
 from mmseqvae.config import ModelConfig
 from mmseqvae.files import replacing, write_text
 from mmseqvae.fusion import FUSIONS
@@ -208,6 +209,26 @@ def trained(run: Run, pairs: Draws, steps: int, seed: int) -> MultimodalVAE:
 
 def some(pairs: Draws, rows: torch.Tensor) -> dict[str, Any]:
     return {name: sequence[rows] for name, sequence in pairs.batch.items()}
+
+
+@torch.no_grad()
+def measure(
+    model: MultimodalVAE, world: World, test: Draws, draws: int = 200, samples: int = 8, seed: int = 0
+) -> Figures:
+    """All figures of a model on the items `test`. draws: importance draws; samples: generated items a test item."""
+    generator = model.generator(seed)
+    true = Scores(world, test.batch)
+    return {
+        "likelihood": likelihoods(model, test.batch, true, draws, generator),
+        "text to audio": crossed(model, world, test, true, "text", samples, generator),
+        "audio to text": crossed(model, world, test, true, "audio", samples, generator),
+        "pairs": {
+            name: invented(model, world, prior, samples * len(test.word), generator)
+            for name, prior in priors(model).items()
+        },
+        "real pairs coherent": share(true.word("text") == true.word("audio")),
+        "ranks": {**voice_ranks(model, world, test, generator), **latent_ranks(model, len(test.word), generator)},
+    }
 
 
 if __name__ == "__main__":

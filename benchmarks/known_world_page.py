@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from scipy.stats import binom
 
-from benchmarks.gaps import miscalibration
+from benchmarks.heard import miscalibration
 from benchmarks.world import World
 
 Record = dict[str, Any]
@@ -47,11 +47,14 @@ NATS = [
     Column("pair, fitted prior", at("likelihood", "pair, fitted")),
     Column("a given t, own", at("likelihood", "audio given text, own")),
     Column("a given t, written", at("likelihood", "audio given text, written")),
+    Column("word lost", at("text to audio", "word lost")),
+    Column("voices lost", at("text to audio", "voices lost")),
+    Column("voices invented", at("text to audio", "voices invented")),
+    Column("voice entropy", at("text to audio", "voice entropy")),
     Column("a given t, heard", at("text to audio", "heard")),
     Column("t given a, own", at("likelihood", "text given audio, own")),
     Column("t given a, written", at("likelihood", "text given audio, written")),
     Column("t given a, heard", at("audio to text", "heard")),
-    Column("voice entropy", at("text to audio", "voice entropy")),
 ]
 SHARES = [
     Column("t to a", at("text to audio", "coherent"), 3),
@@ -99,10 +102,11 @@ def page(speakers: int, truth: Mapping[str, float], records: Mapping[str, Record
             *table(NATS, records, {}),
             "",
             "Own: what decoders and prior know of the conditional. Written: the law that `generate` draws from, as",
-            "likelihood of real items; it differs from its own where q(z given t) is not the model's posterior. Heard:",
-            "minus log p under the truth of what was written, less the entropy; wrong words raise it, one average",
-            "voice lowers it below 0. Voice entropy: 1/2 ln of the determinants of the covariances of voices, written",
-            "over real. Standard errors of the gaps in brackets.",
+            "likelihood of real items; it differs from its own where q(z given t) is not the model's posterior. Of",
+            "what it loses the truth hears in written audio: the word lost, and, of right words, the voices lost,",
+            "KL(real, written); voices invented is KL(written, real), and voice entropy 1/2 ln of the determinants of",
+            "the covariances of voices, written over real. Heard: minus log p under the truth of what was written,",
+            "less the entropy; wrong words raise it, one average voice lowers it below 0. Standard errors in brackets.",
             "",
             "## Shares, spreads and ranks",
             "",

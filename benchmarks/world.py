@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -231,6 +232,30 @@ class World:
         noise = self.noise**2 * torch.eye(len(load), dtype=torch.float64)
         means = (self.centres @ load.T)[:, None] + self.speaker_means @ voice.T
         return means, self.speaker_std**2 * voice @ voice.T + state + noise
+
+
+class Scores:
+    """log p(x | k) of one modality or several, [B, K], exact."""
+
+    def __init__(self, world: World, batch: Mapping[str, Sequence]) -> None:
+        self.world = world
+        self.of: dict[str, Tensor] = {}
+        if "text" in batch:
+            self.of["text"] = world.text_scores(batch["text"])
+        if "audio" in batch:
+            self.of["audio"] = world.audio_scores(batch["audio"])
+
+    def log_prob(self, *names: str) -> Tensor:
+        """log p(x_names), [B] nats."""
+        return self.world.marginal(*(self.of[name] for name in names))
+
+    def conditional(self, name: str) -> Tensor:
+        """log p(x_name | the other modality), [B] nats."""
+        return self.log_prob("text", "audio") - self.log_prob("audio" if name == "text" else "text")
+
+    def word(self, name: str) -> Tensor:
+        """The word that the exact posterior finds likeliest, [B]."""
+        return self.of[name].argmax(1)
 
 
 def f64(*shape: int) -> Tensor:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import known_world
-from benchmarks.gaps import Scores, crossed, gap, histograms, likelihoods, miscalibration, voice_ranks, weights
-from benchmarks.world import Draws, World
+from benchmarks.gaps import gap, likelihoods, weights
+from benchmarks.heard import cells, crossed, divergence, histograms, miscalibration, voice_ranks
+from benchmarks.world import Draws, Scores, World
 from mmseqvae.modalities import Modality
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.sequence import Sequence
@@ -113,6 +114,8 @@ def test_the_true_conditional_is_found_faultless() -> None:
         assert abs(found["heard"]["nats"]) < 4 * found["heard"]["error"]
     assert to_audio["diversity"] == pytest.approx(1, abs=0.1)
     assert to_audio["voice entropy"] == pytest.approx(0, abs=0.1)
+    for part in ("word lost", "voices lost", "voices invented"):
+        assert to_audio[part] == pytest.approx(0, abs=0.03)
     for counts in ranks.values():
         assert abs(miscalibration(counts)) < 0.03
 
@@ -124,6 +127,8 @@ def test_one_voice_a_word_is_found_coherent_and_poor() -> None:
     assert to_audio["coherent"] > 0.96
     assert to_audio["diversity"] < 0.1
     assert to_audio["voice entropy"] < -1
+    assert to_audio["word lost"] < 0.03
+    assert to_audio["voices lost"] > 1
     assert to_audio["heard"]["nats"] < -0.5  # likelier than real recordings are
     ((first, second),) = [ranks["voice"]]
     assert first[0] + first[-1] > 0.5 * sum(first)
@@ -137,6 +142,14 @@ def test_miscalibration_is_the_divergence_from_flat_ranks() -> None:
     assert histograms(torch.tensor([[0, 19], [0, 3]]))[0] == [2] + [0] * 19
     flat = histograms(torch.randint(20, (5000, 40)))
     assert miscalibration(flat) == pytest.approx(0, abs=2e-4)
+
+
+def test_counts_diverge_as_their_laws_do() -> None:
+    assert divergence(torch.tensor([7, 3]), torch.tensor([70, 30])) == pytest.approx(0, abs=1e-3)
+    assert divergence(torch.tensor([10**6, 0]), torch.tensor([10**6, 10**6])) == pytest.approx(math.log(2), abs=1e-4)
+    counted = cells(torch.tensor([[-9.0, -9.0], [-2.4, -2.3], [2.4, 9.0], [0.1, -0.1]]))
+    assert counted.reshape(8, 8).nonzero().tolist() == [[0, 0], [4, 3], [7, 7]]
+    assert counted[0] == 2
 
 
 @pytest.mark.parametrize("name", known_world.RUNS)
