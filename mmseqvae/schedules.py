@@ -47,8 +47,8 @@ class TargetKL:
 
         e = target - KL,   beta = proportional / (1 + exp(e)) + I,   I = I - integral * e
 
-    kept in 0..most; I stands still while beta is at one of its ends and would go beyond it. `state` is all that a
-    training needs to go on.
+    kept in 0..most. I stands still while beta is at one of its ends and would go beyond it, which the published
+    condition means to say but cannot, since beta is never beyond them. `state` is all that a training needs to go on.
     """
 
     def __init__(self, target: float, most: float, proportional: float = 0.01, integral: float = 0.0001) -> None:

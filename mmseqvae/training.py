@@ -14,12 +14,11 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, ProgressBar
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from mmseqvae.callbacks import callbacks
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data import Corpus, make_loader
 from mmseqvae.files import replacing, write_json
@@ -87,7 +86,8 @@ class Training(lightning.LightningModule):
         terms = self.terms(batch)
         self.report("train", terms)
         if self.target is not None and not self.pretraining:
-            self.log("train/beta", self.target.update(float(terms.kl.mean())), on_step=False, on_epoch=True)
+            beta = self.target.update(float(terms.kl.detach().mean()))
+            self.log("train/beta", beta, on_step=False, on_epoch=True, batch_size=len(terms.kl))
         return self.penalty() - terms.objective.mean()
 
     @property
@@ -206,7 +206,7 @@ def fit(
         gradient_clip_val=training.clip, use_distributed_sampler=False,
         enable_model_summary=False, enable_progress_bar=progress,
         logger=TensorBoardLogger(out, name="", version="tensorboard"),
-        callbacks=_callbacks(out, training, steps, progress),
+        callbacks=callbacks(out, training, steps, progress),
         log_every_n_steps=min(50, len(loader)), num_sanity_val_steps=0,
     )  # fmt: skip
     valid = make_loader(datasets["valid"], 256, shuffle=False) if "valid" in datasets else None
@@ -249,20 +249,6 @@ def write_skipped(out: Path, skipped: Many[Any]) -> None:
         csv.writer(file).writerows([("row", "id", "problem"), *skipped])
 
 
-def _callbacks(out: Path, training: TrainingConfig, steps: int, progress: bool) -> list[lightning.Callback]:
-    callbacks: list[lightning.Callback] = [
-        ModelCheckpoint(out / "checkpoints", filename="last", save_top_k=1, enable_version_counter=False)
-    ]
-    if training.ema:
-        # an average over more than a tenth of a short training would still hold its first weights
-        callbacks.append(EMAWeightAveraging(decay=min(training.ema, max(0.0, 1 - 10 / steps))))
-    if training.patience is not None:
-        callbacks.append(_Patience(training.monitor, mode="max", patience=training.patience))
-    if progress:
-        callbacks.append(_Progress())
-    return callbacks
-
-
 def _checkpoint_of(out: Path, noted: dict[str, Any]) -> Path | None:
     """Where to go on, if a training with the same settings and data was interrupted in `out`."""
     out.mkdir(parents=True, exist_ok=True)
@@ -286,39 +272,3 @@ def _merged(parts: list[Terms]) -> Terms:
         return torch.cat(values)
 
     return Terms(**{field.name: join([getattr(part, field.name) for part in parts]) for field in fields(Terms)})
-
-
-class _Patience(EarlyStopping):
-    """Early stopping that does not count the epochs of pretraining, in which the bound need not rise."""
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if not (isinstance(pl_module, Training) and pl_module.pretraining):
-            super().on_train_epoch_end(trainer, pl_module)
-
-
-class _Progress(ProgressBar):
-    """One bar over all steps of the training, with the bound and the KL of every posterior beside the ETA."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bar: tqdm | None = None
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        total = int(trainer.num_training_batches) * (trainer.max_epochs or 0)
-        self.bar = tqdm(total=total, initial=trainer.global_step, desc="training", unit="step", mininterval=0.5)
-
-    def on_train_batch_end(self, *args: Any) -> None:
-        if self.bar is not None:
-            self.bar.update()
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if self.bar is None:
-            return
-        now = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        shown = {"elbo": f"{now.get('valid/elbo', now['train/elbo']):.1f}"}
-        shown |= {name[6:]: f"{value:.1f}" for name, value in now.items() if name.startswith("train/kl/")}
-        self.bar.set_postfix({"epoch": str(trainer.current_epoch + 1), **shown}, refresh=False)
-
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if self.bar is not None:
-            self.bar.close()

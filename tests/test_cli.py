@@ -129,8 +129,8 @@ def test_a_config_file_gives_what_options_do_not(tmp_path: Path) -> None:
     run(command, ["--config", str(file), "--model.latent", "7"])
     run(command, ["--config", str(file), "--tokens", "b", "c d", "--model.token_encoder", "9"])
     assert seen == [
-        (ModelConfig(7, "tanh"), True, ["a"]),
-        (ModelConfig(5, "tanh", token_encoder=9), True, ["b", "c d"]),
+        (ModelConfig(7, rnn="tanh"), True, ["a"]),
+        (ModelConfig(5, rnn="tanh", token_encoder=9), True, ["b", "c d"]),
     ]
 
 

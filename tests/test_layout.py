@@ -47,6 +47,7 @@ ORDER = [
     "data.batches",
     "data.corpus",
     "pretrained",
+    "callbacks",
     "training",
     "evaluation",
     "coherence",

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from pathlib import Path
+from typing import Any
 
+import lightning
 import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
-from mmseqvae.data import Corpus, prepare
-from mmseqvae.pretrained import Trained, load, posteriors
+from mmseqvae.data import Corpus, make_loader, prepare
+from mmseqvae.objectives import OBJECTIVES, Terms, elbo
+from mmseqvae.pretrained import Trained, build, load, posteriors
 from mmseqvae.text import Tokenizer
-from mmseqvae.training import Training, fit
+from mmseqvae.training import Training, fit, reconstruction_weights
 
 SMALL = ModelConfig(
     latent=4, token_embedding=8, token_encoder=8, token_decoder=16, frame_encoder=8, frame_inputs=8, frame_decoder=16
@@ -168,6 +173,148 @@ def test_beta_weights_and_free_bits_reach_the_objective(corpus: Corpus, tmp_path
     assert terms({}, free_bits=50.0).objective.mean() < plain.objective.mean()
 
 
+def two_steps(corpus: Corpus, objective: ObjectiveConfig) -> None:
+    """Through the Lightning module; every number stays finite, and weights move."""
+    torch.manual_seed(0)
+    model = build(corpus.front_ends, dict.fromkeys(corpus.front_ends, 12), SMALL)
+    module = Training(model, objective, TrainingConfig(), {}, 2)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_steps=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(module, make_loader(corpus.datasets["train"], 8))
+    assert trainer.global_step == 2
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert any(not torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_two_steps_of_every_objective(corpus: Corpus, name: str) -> None:
+    two_steps(corpus, ObjectiveConfig(name=name))
+
+
+def test_the_example_of_a_new_objective_trains(corpus: Corpus) -> None:
+    """What CONTRIBUTING shows is run as it stands there: a bound over several draws, with one of them `elbo`."""
+    page = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(example.strip().splitlines()) <= 15
+    names: dict[str, Any] = {}
+    exec(example, names)
+    try:
+        two_steps(corpus, ObjectiveConfig(name="averaged", options={"draws": 2}))
+    finally:
+        del OBJECTIVES["averaged"]
+    model = build(corpus.front_ends, dict.fromkeys(corpus.front_ends, 12), SMALL).eval()
+    batch, found = corpus.datasets["train"].__getitems__(range(8)), []
+    for objective, options in ((names["averaged"], {"draws": 1}), (elbo, {})):
+        torch.manual_seed(0)
+        found.append(objective(model, batch, beta=0.5, free_bits=0.1, weights={"text": 2.0}, **options).objective)
+    torch.testing.assert_close(*found)
+
+
+def test_options_reach_the_objective(corpus: Corpus) -> None:
+    model = build(corpus.front_ends, dict.fromkeys(corpus.front_ends, 12), SMALL)
+    batch = corpus.datasets["train"].__getitems__(range(8))
+
+    def terms(**options: float | bool | str) -> Terms:
+        torch.manual_seed(0)
+        return Training(model, ObjectiveConfig(options=options), TrainingConfig(), {}, 1).terms(batch)
+
+    plain, twice = terms(), terms(coordination=2.0)
+    torch.testing.assert_close(
+        plain.objective - twice.objective, sum(plain.coordination.values()), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_modalities_are_weighed_by_their_dimensions(corpus: Corpus) -> None:
+    """By hand: words of 3 and 4 letters and their end, one in six missing; arrays of 3 channels."""
+    text, move = (corpus.datasets["train"].lengths(name) for name in ("text", "move"))
+    words, frames = text[text > 0].mean(), 3 * move.mean()
+    found = reconstruction_weights(corpus, ObjectiveConfig(by_dimension=True))
+    assert found == pytest.approx({"text": frames / words, "move": 1.0})
+    assert reconstruction_weights(corpus, ObjectiveConfig()) == {"text": 30.0}
+    assert reconstruction_weights(corpus, ObjectiveConfig(by_dimension=True, weights={"text": 2.0}))["text"] == 2.0
+
+
+@pytest.mark.parametrize(("schedule", "factors"), [("linear", [0.1, 0.55, 1]), ("cyclical", [0, 0.5, 1])])
+def test_beta_follows_its_schedule(corpus: Corpus, monkeypatch, schedule: str, factors: list[float]) -> None:
+    model = build(corpus.front_ends, dict.fromkeys(corpus.front_ends, 12), SMALL)
+    objective = ObjectiveConfig(beta=2.0, beta_schedule=schedule, beta_warm_up=4, beta_cycles=2)
+    module, found = Training(model, objective, TrainingConfig(), {}, 16), []
+    for step in (0, 2, 4):
+        monkeypatch.setattr(Training, "global_step", step)
+        found.append(module.beta)
+    assert found == pytest.approx([2 * factor for factor in factors])
+
+
+def test_beta_is_adapted_to_a_target(corpus: Corpus, tmp_path: Path) -> None:
+    """It starts at 0, moves with every step, is logged, and a training that was interrupted goes on with it."""
+    objective = ObjectiveConfig(name="elbo", target_kl=0.01, beta=1.0)
+    run(corpus, tmp_path, objective, epochs=3)
+    curve = logged(tmp_path)["train/beta"]
+    assert len(curve) == 3
+    assert 0 < curve[0] < curve[1] < curve[2] < 1  # the KL is above its target
+    state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["target_kl"]
+    again = Training(build(corpus.front_ends, {"text": 9, "move": 9}, SMALL), objective, TrainingConfig(), {}, 1)
+    assert again.beta == 0
+    again.on_load_checkpoint({"target_kl": state})
+    assert again.beta == state["beta"] > curve[1]
+
+
+def test_pretraining_is_without_beta_and_then_the_decoders_start_anew(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, float, float, dict[str, torch.Tensor]]] = []
+    step = Training.training_step
+
+    def watched(self: Training, batch: Any, index: int) -> torch.Tensor:
+        weights = {name: weight.clone() for name, weight in self.decoders()}
+        seen.append((self.current_epoch, self.beta, self.optimizers().param_groups[0]["lr"], weights))
+        return step(self, batch, index)
+
+    monkeypatch.setattr(Training, "training_step", watched)
+    objective = ObjectiveConfig(beta=2.0, beta_warm_up=2)
+    run(corpus, tmp_path, objective, pretraining=2, epochs=1, patience=None)
+    first = [epoch for epoch, *_ in seen].index(2)
+    assert first == 10  # five batches an epoch
+    assert len(seen) == 15
+    assert {beta for _, beta, _, _ in seen[:first]} == {0.0}
+    assert [beta for _, beta, _, _ in seen[first:]] == pytest.approx([0.2, 1.1, 2, 2, 2])
+    rates = [rate for _, _, rate, _ in seen]
+    assert rates[:first] == pytest.approx([1e-3] + [2e-3] * 9)  # warm-up, then constant
+    assert rates[first : first + 2] == pytest.approx([1e-3, 2e-3])  # and once more
+    start, last, anew = seen[0][3], seen[first - 1][3], seen[first][3]
+    assert all(torch.equal(start[name], anew[name]) for name in start)
+    assert not any(torch.equal(last[name], anew[name]) for name in start if last[name].numel() > 8)
+
+
+def test_pretraining_that_was_interrupted_goes_on_as_if_nothing_had_happened(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"pretraining": 2, "epochs": 1}
+    whole = run(corpus, tmp_path / "whole", **settings)
+    seed_the_epoch = Training.on_train_epoch_start
+
+    def power_cut(self: Training) -> None:
+        if self.current_epoch == 2:
+            raise RuntimeError("power cut")
+        seed_the_epoch(self)
+
+    monkeypatch.setattr(Training, "on_train_epoch_start", power_cut)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(corpus, tmp_path / "cut", **settings)
+    monkeypatch.undo()
+    assert same(whole, run(corpus, tmp_path / "cut", **settings))
+
+
+def test_early_stopping_waits_for_pretraining_to_end(corpus: Corpus, tmp_path: Path) -> None:
+    run(corpus, tmp_path, pretraining=5, epochs=30, patience=2, learning_rate=0.0)
+    assert 5 + 2 <= len(logged(tmp_path)["valid/elbo"]) < 20
+
+
 def test_posteriors_come_in_the_order_of_the_data(corpus: Corpus, tmp_path: Path) -> None:
     trained = run(corpus, tmp_path, epochs=1)
     data = corpus.datasets["train"]
@@ -182,6 +329,10 @@ def test_posteriors_come_in_the_order_of_the_data(corpus: Corpus, tmp_path: Path
     ("objective", "settings", "message"),
     [
         (ObjectiveConfig(name="best"), {}, "objective must be one of"),
+        (ObjectiveConfig(options={"aplha": 0.5}), {}, "has no option 'aplha'"),
+        (ObjectiveConfig(beta_schedule="square"), {}, "beta_schedule must be one of"),
+        (ObjectiveConfig(beta_cycles=0), {}, "beta_cycles must be"),
+        (ObjectiveConfig(target_kl=-1.0), {}, "target_kl"),
         (ObjectiveConfig(weights={"video": 2.0}), {}, r"weights name \['video'\]"),
     ],
 )

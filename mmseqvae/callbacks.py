@@ -1,0 +1,70 @@
+"""What watches a training: checkpoints, averaged weights, early stopping, a progress bar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, ProgressBar
+from tqdm.auto import tqdm
+
+from mmseqvae.config import TrainingConfig
+
+
+def callbacks(out: Path, training: TrainingConfig, steps: int, progress: bool) -> list[lightning.Callback]:
+    """A checkpoint an epoch in `out`, averaged weights, early stopping and a progress bar, where asked for.
+
+    steps: how many there are after pretraining.
+    """
+    chosen: list[lightning.Callback] = [
+        ModelCheckpoint(out / "checkpoints", filename="last", save_top_k=1, enable_version_counter=False)
+    ]
+    if training.ema:
+        # an average over more than a tenth of a short training would still hold its first weights
+        chosen.append(EMAWeightAveraging(decay=min(training.ema, max(0.0, 1 - 10 / steps))))
+    if training.patience is not None:
+        chosen.append(_Patience(training))
+    if progress:
+        chosen.append(_Progress())
+    return chosen
+
+
+class _Patience(EarlyStopping):
+    """Early stopping that does not count the epochs of pretraining, in which the bound need not rise."""
+
+    def __init__(self, training: TrainingConfig) -> None:
+        super().__init__(training.monitor, mode="max", patience=training.patience or 0)
+        self.pretraining = training.pretraining
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.current_epoch >= self.pretraining:
+            super().on_train_epoch_end(trainer, pl_module)
+
+
+class _Progress(ProgressBar):
+    """One bar over all steps of the training, with the bound and the KL of every posterior beside the ETA."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bar: tqdm | None = None
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        total = int(trainer.num_training_batches) * (trainer.max_epochs or 0)
+        self.bar = tqdm(total=total, initial=trainer.global_step, desc="training", unit="step", mininterval=0.5)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        if self.bar is not None:
+            self.bar.update()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self.bar is None:
+            return
+        now = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        shown = {"elbo": f"{now.get('valid/elbo', now['train/elbo']):.1f}"}
+        shown |= {name[6:]: f"{value:.1f}" for name, value in now.items() if name.startswith("train/kl/")}
+        self.bar.set_postfix({"epoch": str(trainer.current_epoch + 1), **shown}, refresh=False)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self.bar is not None:
+            self.bar.close()
