@@ -61,7 +61,8 @@ class LogMelConfig:
 class ModelConfig:
     """The networks that `mmseqvae.pretrained.build` makes for the modalities of a corpus.
 
-    latent: D. fusion: how what the encoders believe becomes one posterior, "poe", "poe-without-base",
+    latent: dimensions that all modalities share; private: further ones of each modality, which no other reads or
+    writes. fusion: how what the encoders believe becomes one posterior, "poe", "poe-without-base",
     "generalised-poe", "moe", "mopoe", "joint" or "attention"; see `mmseqvae.fusion`.
     prior: what the KL is taken to in training, "standard" for N(0, I), or, learnt with the model, a "mixture" of
     prior_components Gaussians or "vamp", the posteriors of as many pseudo-inputs; see `mmseqvae.priors`.
@@ -76,6 +77,7 @@ class ModelConfig:
     """
 
     latent: int = 32
+    private: int = 0
     fusion: str = "poe"
     prior: str = "standard"
     prior_components: int = 50

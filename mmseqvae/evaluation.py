@@ -118,7 +118,9 @@ def likelihood(
             decoder = model.modality(name).decoder
             if isinstance(decoder, FrameDecoder):
                 here = batch[name].present
-                note(f"floor {name}", decoder.floor_hits(q.rsample(generator=generator), batch[name])[here])
+                context = model.context(batch, len(here))
+                z = model.modalities.decoded(name, q.rsample(generator=generator), context)
+                note(f"floor {name}", decoder.floor_hits(z, batch[name])[here])
 
     merged = {name: torch.cat(pieces) for name, pieces in found.items()}
     names = [name for name in model.writable if f"steps {name}" in merged]

@@ -45,8 +45,9 @@ def build(front_ends: Mapping[str, FrontEnd], longest: Mapping[str, int], config
             modalities[name] = tokens(front_end.vocabulary_size, front_end.end_id, longest[name], config)
         else:
             modalities[name] = frames(front_end.channels, longest[name], config)
-    fusion = FUSIONS[config.fusion](len(modalities), config.latent)
-    return MultimodalVAE(modalities, fusion, PRIORS[config.prior](config.prior_components, config.latent))
+    latent = config.latent + config.private * len(modalities)
+    fusion = FUSIONS[config.fusion](len(modalities), latent)
+    return MultimodalVAE(modalities, fusion, PRIORS[config.prior](config.prior_components, latent))
 
 
 def start_prior(model: MultimodalVAE, dataset: SequenceDataset, seed: int = 0) -> None:
@@ -175,7 +176,7 @@ class Trained:
             config = ModelConfig(**state["model"])
             model = build(front_ends, state["longest"], config)
             if state["components"]:
-                empty = torch.zeros(state["components"], config.latent)
+                empty = torch.zeros(state["components"], model.latent)
                 model.fitted = Mixture(empty[:, 0], empty, empty.clone())
         except Exception as error:  # tokenizers raises a plain Exception for what it cannot read
             raise ValueError(f"{folder / CONFIG} is damaged: {error!r}") from error

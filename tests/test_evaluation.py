@@ -143,7 +143,7 @@ def test_padding_and_order_do_not_change_the_latent() -> None:
 
 def test_scale_floor_is_reported() -> None:
     trained, dataset = corpus(4)
-    decoder = trained.model._decoder("audio")
+    decoder = trained.model.modalities.decoder("audio")
     with torch.no_grad():
         decoder.likelihood.log_scale[:5] = -100.0  # type: ignore[index, union-attr]
     assert likelihood(trained, dataset, 2, progress=False)["scale_floor_hits"]["audio"] == pytest.approx(5 / 15)

@@ -28,6 +28,7 @@ ORDER = [
     "conditioned",
     "decoders",
     "modalities",
+    "estimates",
     "model",
     "objectives.terms",
     "objectives.bounds",

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -6,6 +7,8 @@ from exact import (
     CONJUGATE_LOG_P,
     LOG_P,
     LOG_P_TWO_GIVEN_ONE,
+    LinearDecoder,
+    LinearEncoder,
     conjugate,
     conjugate_at_prior,
     conjugate_batch,
@@ -22,7 +25,7 @@ from mmseqvae.encoders import FrameEncoder, TokenEncoder
 from mmseqvae.fusion import moe
 from mmseqvae.gaussian import Gaussian
 from mmseqvae.likelihoods import Normal
-from mmseqvae.modalities import Modality
+from mmseqvae.modalities import Covariate, Modality
 from mmseqvae.model import MultimodalVAE, effective_draws, log_mean_exp
 from mmseqvae.objectives import elbo
 from mmseqvae.priors import LearntMixture, Mixture
@@ -105,7 +108,7 @@ def test_with_the_exact_posterior_the_conditional_is_exact() -> None:
 def importance_bound(model: MultimodalVAE, draws: int, points: int, monkeypatch) -> float:
     """E log mean_k w_k by quadrature: a row for every combination of nodes of the K draws."""
     nodes, weights = gauss_hermite(points, draws)
-    monkeypatch.setattr("mmseqvae.model.ROWS", 10**9)  # all draws at once
+    monkeypatch.setattr("mmseqvae.estimates.ROWS", 10**9)  # all draws at once
     nodes_instead_of_noise(monkeypatch, nodes.T[..., None])
     return float((weights * model.log_prob(conjugate_batch(len(nodes)), draws=draws)).sum())
 
@@ -149,7 +152,7 @@ def test_another_prior_is_weighed_in() -> None:
 
 def test_draws_in_pieces_are_all_counted(monkeypatch) -> None:
     model, rows = conjugate(0.5, 0.5), conjugate_batch(2)
-    monkeypatch.setattr("mmseqvae.model.ROWS", 6)
+    monkeypatch.setattr("mmseqvae.estimates.ROWS", 6)
     weights = model.log_weights(rows, draws=10, generator=seeded())
     assert weights.shape == (10, 2)
     assert len(weights.unique()) == 20
@@ -281,6 +284,160 @@ def test_modalities_that_only_read_or_only_write() -> None:
         model.generate(full, want=["hint"])
     with pytest.raises(ValueError, match=r"given names \['label'\]"):
         model.generate(full, given=["label"])
+
+
+@pytest.mark.parametrize("missing", [[], [1], [0, 2], [0, 1, 2]])
+def test_encoders_and_decoders_run_on_the_rows_that_are_there_only(missing: list[int], monkeypatch) -> None:
+    model, z = build(), torch.randn(4, 3, D, dtype=torch.float64)
+    seen: dict[str, list[int]] = {"encoder": [], "decoder": []}
+    text = model.modality("text")
+    read, score = text.encoder.forward, text.decoder.log_prob
+    monkeypatch.setattr(text.encoder, "forward", lambda x: seen["encoder"].append(len(x)) or read(x))
+    monkeypatch.setattr(text.decoder, "log_prob", lambda z, x: seen["decoder"].append(len(x)) or score(z, x))
+    some = without(batch(), "text", missing)
+    expert, nats = model.encode(some).expert("text"), model.log_likelihood(z, some)["text"]
+    there = [i for i in range(3) if i not in missing]
+    assert seen == {"encoder": [len(there)] * bool(there), "decoder": [len(there)] * bool(there)}
+    full = model.encode(batch()).expert("text")
+    torch.testing.assert_close(expert.mean[there], full.mean[there])
+    torch.testing.assert_close(expert.logvar[there], full.logvar[there])
+    torch.testing.assert_close(nats[:, there], model.log_likelihood(z, batch())["text"][:, there])
+    assert not nats[:, missing].any()
+    (expert.mean.sum() + nats.sum()).backward()
+    for name, weight in text.named_parameters():
+        if "to_latent" in name or "decoder" in name:
+            assert weight.grad is not None, name
+            assert bool(weight.grad.any()) == bool(there) or "to_state" in name, name
+
+
+# Private latents
+
+
+def with_private() -> tuple[MultimodalVAE, dict[str, Sequence], Tensor, Tensor, Tensor]:
+    """Linear modalities whose second latent dimension is their own; the model, x, and x ~ N(bias, W W' + noise)."""
+    weights = {"one": f64([1, 1], [1, -1], [0, 0]), "two": f64([2, 0], [0, 0.5])}
+    bias, noise = {"one": f64(0.1, -0.2, 0.3), "two": f64(0, 1)}, {"one": 0.5, "two": 2.0}
+    model = MultimodalVAE(
+        {
+            n: Modality(LinearEncoder(w, bias[n], noise[n]), LinearDecoder(w, bias[n], noise[n]), private=1)
+            for n, w in weights.items()
+        }
+    ).double()
+    zero = torch.zeros(3, 1).double()
+    whole = torch.cat(
+        [torch.cat([weights["one"], zero], 1), torch.cat([weights["two"][:, :1], zero[:2], weights["two"][:, 1:]], 1)]
+    )
+    spread = torch.cat([torch.full((3,), 0.5), torch.full((2,), 2.0)]).double()
+    return model, ppca_batch(2), torch.cat([bias["one"], bias["two"]]), whole, spread
+
+
+def test_with_private_latents_the_exact_posterior_is_still_a_product() -> None:
+    model, x, bias, whole, spread = with_private()
+    values = torch.cat([x["one"].values[0, 0], x["two"].values[0, 0]])
+    for names, rows in ((["one", "two"], slice(0, 5)), (["one"], slice(0, 3)), (["two"], slice(3, 5))):
+        w, law = whole[rows], torch.distributions.MultivariateNormal
+        precision = torch.eye(3).double() + w.T @ (w / spread[rows, None])
+        q = model.posterior(x, names)
+        mean = torch.linalg.solve(precision, w.T @ ((values - bias)[rows] / spread[rows]))
+        torch.testing.assert_close(q.mean[1], mean)
+        torch.testing.assert_close(torch.diag(q.variance[1]), torch.linalg.inv(precision))
+        log_p = law(bias[rows], w @ w.T + torch.diag(spread[rows])).log_prob(values[rows])
+        torch.testing.assert_close(model.log_weights(x, names, 3), log_p.expand(3, 2))
+
+
+def test_private_latents_have_their_place() -> None:
+    model, x, *_ = with_private()
+    assert (model.latent, model.shared) == (3, slice(0, 1))
+    assert {name: model.columns(name).tolist() for name in model.readable} == {"one": [0, 1], "two": [0, 2]}
+    z = torch.randn(2, 3).double()
+    other = z + f64(0, 0, 1)
+    before, after = model.log_likelihood(z, x), model.log_likelihood(other, x)
+    assert torch.equal(before["one"], after["one"])
+    assert not torch.allclose(before["two"], after["two"])
+    encoded = model.encode(x, ["one"])
+    assert encoded.known.tolist() == [[True, True, False]] * 2
+    assert encoded.expert("two").mean.tolist() == [[0, 0, 0]] * 2
+    alone = torch.nn.ModuleDict({"text": build().modality("text")})
+    assert MultimodalVAE({"text": alone["text"]}).shared == slice(0, D)
+
+
+def test_what_is_private_to_a_missing_modality_is_drawn_from_the_prior_given_the_rest() -> None:
+    """Two far components: where the shared dimension says which, the private one must follow."""
+    model, x, *_ = with_private()
+    means = f64([-3, 0, -20], [3, 0, 20])
+    model.fitted = Mixture(f64(0.5, 0.5).log(), means, torch.zeros(2, 3).double())
+    x["one"] = Sequence(f64([[-3.0, -3.0, 0.0]], [[3.0, 3.0, 0.0]]), x["one"].lengths)
+    drawn = model.generate(x, "two", "one", samples=200, generator=seeded())["two"].values[:, 0].reshape(2, 200, 2)
+    assert (drawn[0, :, 1] < 0).all()  # 0.5 * -20 + 1
+    assert (drawn[1, :, 1] > 0).all()
+
+
+@pytest.mark.parametrize("private", [-1, D])
+def test_something_must_be_shared(private: int) -> None:
+    with pytest.raises(ValueError, match=f"of {D} dimensions, got {private}"):
+        Modality(TokenEncoder(V, D), private=private)
+
+
+# Covariates
+
+
+def with_covariate(dropout: float = 0.0) -> tuple[MultimodalVAE, dict[str, Sequence], Tensor]:
+    """x | z, c ~ N(z + shift_c, 0.5) with z ~ N(0, 1): shifts -0.5, 0.5 and, where c is unknown, 1.5."""
+    decoder = LinearDecoder(f64([1, 1]), f64(0), 0.5)
+    encoder = LinearEncoder(f64([1]), f64(0), 0.5)
+    speaker = Covariate(2, 1, dropout)
+    model = MultimodalVAE({"x": Modality(encoder, decoder, conditions=1)}, covariates={"speaker": speaker}).double()
+    speaker.embedding.weight.data[:] = f64([-0.5], [0.5], [1.5])
+    x = Sequence(torch.ones(3, 1, 1).double(), torch.ones(3, dtype=torch.long))
+    who = Sequence(torch.tensor([[0], [1], [0]]), torch.tensor([1, 1, 0]))
+    return model, {"x": x, "speaker": who}, f64(-0.5, 0.5, 1.5)
+
+
+def test_covariates_condition_the_decoders_and_are_not_modelled() -> None:
+    model, full, shift = with_covariate()
+    exact = torch.distributions.Normal(shift, math.sqrt(1.5)).log_prob(f64(1))
+    found = model.log_prob(full, draws=100_000, generator=seeded())
+    torch.testing.assert_close(found, exact, atol=0.03, rtol=0)
+    z = torch.randn(5, 3, 1).double()
+    expected = torch.distributions.Normal(z[..., 0] + shift, math.sqrt(0.5)).log_prob(f64(1))
+    torch.testing.assert_close(model.log_likelihood(z, full)["x"], expected)
+    assert model.writable == ["x"]
+    nobody = model.log_likelihood(z, {"x": full["x"]})["x"]
+    torch.testing.assert_close(nobody[..., 2], expected[..., 2])
+    missing = full | {"x": full["x"].where(torch.tensor([False, True, True]))}
+    torch.testing.assert_close(model.log_likelihood(z, missing)["x"][:, 1:], expected[:, 1:])
+
+
+def test_draws_are_conditioned_row_by_row() -> None:
+    model, full, shift = with_covariate()
+    drawn = model.generate(full, samples=2_000, generator=seeded())["x"].values.reshape(3, -1)
+    torch.testing.assert_close(drawn.mean(1), shift + model.posterior(full).mean[:, 0], atol=0.1, rtol=0)
+    drawn = model.sample(3, generator=seeded(), covariates={"speaker": full["speaker"]})["x"].values[:, 0, 0]
+    torch.testing.assert_close(drawn, shift + model.prior.sample(3, seeded())[:, 0])
+    torch.testing.assert_close(
+        model.sample(3, generator=seeded())["x"].values[:, 0, 0], 1.5 + model.prior.sample(3, seeded())[:, 0]
+    )
+    ends = {"x": full["x"], "speaker": Sequence(torch.tensor([[1], [1], [1]]), torch.tensor([1, 1, 1]))}
+    line = model.interpolate(full, ends, 3)["x"].values.reshape(3, 3)
+    torch.testing.assert_close(line[0], f64(-0.5, 0, 0.5) + model.posterior(full).mean[0, 0])
+
+
+def test_covariates_are_hidden_at_times_so_that_the_unknown_one_learns() -> None:
+    model, full, shift = with_covariate(dropout=0.5)
+    torch.manual_seed(0)
+    seen = torch.stack([model.train().context(full, 3)[:, 0] for _ in range(200)])
+    assert (seen[:, 2] == 1.5).all()
+    share = (seen[:, :2] == 1.5).double().mean(0)
+    torch.testing.assert_close(share, f64(0.5, 0.5), atol=0.12, rtol=0)
+    assert torch.equal(model.eval().context(full, 3)[:, 0], shift)
+
+
+def test_covariates_that_do_not_fit_are_errors() -> None:
+    model, full, _ = with_covariate()
+    with pytest.raises(ValueError, match=r"tokens 0..1, got \[0, 5\]"):
+        model.log_prob(full | {"speaker": Sequence(torch.tensor([[5], [0], [0]]), torch.tensor([1, 1, 1]))})
+    with pytest.raises(ValueError, match=r"2 wide in all: so must be `conditions` of \['text', 'audio'\]"):
+        MultimodalVAE(dict(build().modalities), covariates={"speaker": Covariate(2, 2)})
 
 
 # Drawing

@@ -44,7 +44,7 @@ def untrained(config: ModelConfig = SMALL, components: int = 4) -> Trained:
         for weight in model.parameters():
             weight.add_(0.3 * torch.randn_like(weight))
     if components:
-        model.fit_prior(torch.randn(40, config.latent), components)
+        model.fit_prior(torch.randn(40, model.latent), components)
     return Trained(model.eval(), front_ends, longest, config)
 
 
@@ -85,7 +85,7 @@ def assert_same(one: dict[str, list[Any]], other: dict[str, list[Any]]) -> None:
 
 @pytest.mark.parametrize("components", [0, 4])
 @pytest.mark.parametrize(
-    "config", [SMALL, ModelConfig(latent=2, rnn="tanh", bidirectional=False, reduction=1, scale="fixed")]
+    "config", [SMALL, ModelConfig(latent=2, private=1, rnn="tanh", bidirectional=False, reduction=1, scale="fixed")]
 )
 def test_what_was_saved_is_loaded_to_the_bit(config: ModelConfig, components: int, tmp_path: Path) -> None:
     before = untrained(config, components)
