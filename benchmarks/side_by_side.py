@@ -12,7 +12,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -43,19 +43,27 @@ ALWAYS = 10**9  # steps: the learning rate stays what it is after its warm-up
 
 @dataclass(frozen=True)
 class Pair:
-    """One objective in both toolkits: MultiVae's model with its settings, ours by name. Weights are MultiVae's."""
+    """One objective in both toolkits: MultiVae's model with its settings, our fusion and objective; weights alike."""
 
     model: str
     settings: Mapping[str, Any]
+    fusion: str
     objective: ObjectiveConfig
 
 
+def ours_of(name: str, beta: float = 1.0, **options: float | bool | str) -> ObjectiveConfig:
+    return ObjectiveConfig(name, options=options, beta=beta, beta_warm_up=0)
+
+
+# Without warm-up on either side. MMVAE as an ELBO with Gaussian experts and prior N(0, I); the other settings are
+# MultiVae's defaults. In its MoPoE only the product of all experts holds the base expert, in ours every product does.
+GAUSSIAN = {"K": 1, "prior_and_posterior_dist": "normal", "learn_prior": False, "loss": "iwae_looser"}
 PAIRS = {
-    "joint ELBO": Pair(
-        "MVAE",
-        {"use_subsampling": False, "warmup": 0},
-        ObjectiveConfig("elbo", beta=1.0, beta_warm_up=0),
-    ),
+    "joint ELBO": Pair("MVAE", {"use_subsampling": False, "warmup": 0}, "poe", ours_of("elbo")),
+    "MVAE": Pair("MVAE", {"warmup": 0}, "poe", ours_of("mvae")),
+    "MMVAE": Pair("MMVAE", GAUSSIAN, "moe", ours_of("mixture")),
+    "MoPoE": Pair("MoPoE", {}, "mopoe", ours_of("mixture", tight=False, stratified=False)),
+    "MVTCAE": Pair("MVTCAE", {}, "poe-without-base", ours_of("mvtcae", beta=2.5, alpha=0.1)),
 }
 
 
@@ -126,7 +134,7 @@ def race(bench: Bench, pair: Pair, seed: int, seconds: float) -> Record:
     data, real = bench.data(bench.train, bench.train_words), bench.data(bench.real, bench.words)
     kind = Kind(pair.model, pair.settings)
     longest = {"audio": int(bench.train.lengths.max()) + 1, "text": bench.fixed.characters}
-    ours = build(bench.corpus.front_ends, longest, NETWORKS)
+    ours = build(bench.corpus.front_ends, longest, replace(NETWORKS, fusion=pair.fusion))
     generator = ours.generator(seed)
 
     def ours_writes() -> list[str]:
@@ -234,10 +242,9 @@ def cells(record: Record) -> list[str]:
     row = [record["run"]["objective"], str(record["run"]["seed"]), *[f"{speed:.0f}" for speed in speeds]]
     row += [f"{speeds[1] / speeds[0]:.2f}", f"{theirs.best:.3f}"]
     for target in (theirs.best, 0.95 * theirs.best):
-        their, our = theirs.until(target), ours.until(target)
-        assert their is not None
-        row += [f"{their:.0f}", "not reached" if our is None else f"{our:.0f}"]
-        row += ["" if our is None else f"{their / our:.1f}"]
+        their, our = (curve.until(target) if target else None for curve in (theirs, ours))
+        row += ["never" if seconds is None else f"{seconds:.0f}" for seconds in (their, our)]
+        row += [f"{their / our:.1f}" if their and our else ""]
     counts = " / ".join(f"{record[name]['parameters']:,}" for name in ("peer", "ours"))
     return [*row, f"{ours.best:.3f}", counts]
 
