@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,33 +148,56 @@ PANELS = {
 
 
 def picture(world: World, records: Mapping[str, Record], path: Path) -> None:
-    """A row a run: voices written for one word over real ones, then rank plots; 95 % of flat ranks lie in the grey."""
+    """Above: what the law that writes audio loses, over what the truth thinks of what it writes; 0, 0 is the truth.
+
+    Below, a row a run: voices written for one word over real ones, then rank plots; 95 % of flat ranks lie in the grey.
+    """
     import matplotlib.pyplot as plt
 
+    figure = plt.figure(figsize=(12, 5 + 1.5 * len(records)), layout="constrained")
+    parts: Any = figure.subfigures(2, 1, height_ratios=[5, 1.5 * len(records)])
+    above, below = parts
+    _pulls(above.subplots(1, 2), records)
+    rows = below.subplots(len(records), 1 + len(PANELS), squeeze=False)
+    for axis, title in zip(rows[0], ["voices written for\nword 0 (grey: real)", *PANELS.values()], strict=True):
+        axis.set_title(title, fontsize=9)
     real = world.draw(3000, seed=2)
     real_voices = world.voice_posterior(real.audio).mean[real.word == 0][:300]
-    figure, rows = plt.subplots(
-        len(records), 1 + len(PANELS), figsize=(12, 0.5 + 1.7 * len(records)), squeeze=False, layout="constrained"
-    )
     for axes, (name, record) in zip(rows, records.items(), strict=True):
         figures = record["figures"]
         points = torch.tensor(figures["text to audio"]["voices of word 0"]).reshape(-1, 3)
         right = points[:, 2] == 0
-        axes[0].scatter(*real_voices.T, s=3, color="0.75", label="real")
-        axes[0].scatter(*points[right, :2].T, s=3, color="tab:blue", label="written")
-        axes[0].scatter(*points[~right, :2].T, s=3, color="tab:red", label="written, another word")
+        axes[0].scatter(*real_voices.T, s=3, color="0.75")
+        axes[0].scatter(*points[right, :2].T, s=3, color="tab:blue")
+        axes[0].scatter(*points[~right, :2].T, s=3, color="tab:red")
         axes[0].set(xlim=(-3.5, 3.5), ylim=(-3.5, 3.5), xticks=[], yticks=[])
-        axes[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        axes[0].set_ylabel(name.replace(", ", "\n"), rotation=0, ha="right", va="center", fontsize=9)
         for axis, kind in zip(axes[1:], PANELS, strict=True):
             counts = torch.tensor(figures["ranks"][kind], dtype=torch.float64)
             n, bins = int(counts[0].sum()), counts.shape[1]
             low, high = binom.interval(0.95, n, 1 / bins)
             axis.axhspan(low / n * bins, high / n * bins, color="0.85")
             for row in counts:
-                axis.stairs(row / n * bins, color="tab:blue", alpha=0.6)
+                axis.stairs(row / n * bins, color="tab:blue", alpha=0.6, baseline=None)
             axis.set(ylim=(0, 4), xticks=[], yticks=[0, 1, 2, 3, 4])
-    for axis, title in itertools.chain([(rows[0][0], "voices written for word 0\n(grey: real)")],
-                                       zip(rows[0][1:], PANELS.values(), strict=True)):  # fmt: skip
-        axis.set_title(title, fontsize=9)
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=80)
     plt.close(figure)
+
+
+def _pulls(axes: Any, records: Mapping[str, Record]) -> None:
+    """Two views of text to audio: nats written over nats heard, and voices lost over the word lost."""
+    views = [
+        (("text to audio", "heard"), ("likelihood", "audio given text, written"), "heard", "written"),
+        (("text to audio", "word lost"), ("text to audio", "voices lost"), "word lost", "voices lost"),
+    ]
+    for axis, (x, y, right, up) in zip(axes, views, strict=True):
+        for number, (name, record) in enumerate(records.items(), start=1):
+            here = [v["nats"] if isinstance(v, dict) else v for v in (at(*x)(record), at(*y)(record))]
+            axis.scatter(*here, s=12, color="tab:blue")
+            axis.annotate(str(number), here, xytext=(3, 3), textcoords="offset points", fontsize=8)
+            axis.plot([], [], " ", label=f"{number} {name}")
+        axis.scatter(0, 0, marker="*", s=80, color="black")
+        axis.set(xlabel=f"{right}, nats", ylabel=f"{up}, nats")
+    axes[0].set_xscale("symlog", linthresh=1)
+    axes[0].set_yscale("symlog", linthresh=1)
+    axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), handlelength=0)
