@@ -18,6 +18,37 @@ from mmseqvae.sequence import Sequence, step_mask
 POOLINGS = ("last", "mean", "max")
 
 
+class NormalisedMean(nn.Module):
+    """Posterior means with a fixed spread over the data: scale * (mean - average) / deviation + shift, per dimension.
+
+    Batch normalisation with a scale that is not learnt (Zhu et al. 2020, "A batch normalized inference network keeps
+    the KL vanishing away", section 3): the mean of KL(q || N(0, I)) over a batch is then at least D scale^2 / 2 nats, so
+    a posterior cannot collapse. Averages and deviations are those of the rows that are there, in training of the batch
+    (of two rows or more), else running ones.
+    """
+
+    def __init__(self, latent: int, scale: float, momentum: float = 0.1) -> None:
+        super().__init__()
+        if scale <= 0:
+            raise ValueError(f"scale must be above 0, got {scale}")
+        self.scale, self.momentum = scale, momentum
+        self.shift = nn.Parameter(torch.zeros(latent))
+        self.register_buffer("average", torch.zeros(latent))
+        self.register_buffer("variance", torch.ones(latent))
+        self.average: Tensor
+        self.variance: Tensor
+
+    def forward(self, mean: Tensor, present: Tensor) -> Tensor:
+        """mean [B, D], present [B] -> [B, D]."""
+        average, variance = self.average, self.variance
+        if self.training and int(present.sum()) > 1:
+            average, variance = mean[present].mean(0), mean[present].var(0, correction=0)
+            with torch.no_grad():
+                self.average.lerp_(average, self.momentum)
+                self.variance.lerp_(variance, self.momentum)
+        return self.scale * (mean - average) * (variance + 1e-5).rsqrt() + self.shift
+
+
 class _RecurrentEncoder(nn.Module):
     """What both encoders share: recurrent layers, pooling over time, and a linear layer to mean and log-variance."""
 
@@ -31,6 +62,7 @@ class _RecurrentEncoder(nn.Module):
         bidirectional: bool,
         dropout: float,
         pooling: str,
+        mean_scale: float,
     ) -> None:
         super().__init__()
         if pooling not in POOLINGS:
@@ -39,6 +71,7 @@ class _RecurrentEncoder(nn.Module):
         self.rnn = Recurrent(inputs, hidden, kind=kind, layers=layers, bidirectional=bidirectional, dropout=dropout)
         self.dropout = nn.Dropout(dropout)
         self.to_latent = nn.Linear(self.rnn.channels, 2 * latent)
+        self.normalised = NormalisedMean(latent, mean_scale) if mean_scale else None
 
     def embed(self, x: Sequence) -> tuple[Tensor, Tensor]:
         """What the recurrent layers read, [B, N, E], and how many steps of it each item has, [B]."""
@@ -46,7 +79,8 @@ class _RecurrentEncoder(nn.Module):
 
     def forward(self, x: Sequence) -> Gaussian:
         """One expert an item: Sequence of B -> Gaussian [B, D]. Rows of length 0 give a finite, meaningless expert."""
-        return Gaussian(*self.to_latent(self.dropout(self.pool(*self.embed(x)))).chunk(2, -1))
+        mean, logvar = self.to_latent(self.dropout(self.pool(*self.embed(x)))).chunk(2, -1)
+        return Gaussian(mean if self.normalised is None else self.normalised(mean, x.present), logvar)
 
     def pool(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """Through the recurrent layers and over their steps, [B, N, E] -> [B, H]."""
@@ -64,6 +98,7 @@ class TokenEncoder(_RecurrentEncoder):
 
     vocabulary: V, tokens are 0..V-1. embedding, hidden: sizes. kind: "tanh", "gru" or "lstm". pooling: "last" (where
     each direction ends), "mean" or "max" over the steps. dropout: between layers and before the last linear layer.
+    mean_scale: spread of batch-normalised posterior means (`NormalisedMean`), 0 for none.
     A hole (unobserved step) is read as a learnt vector. Raises ValueError for unknown kinds and poolings.
     """
 
@@ -79,8 +114,9 @@ class TokenEncoder(_RecurrentEncoder):
         bidirectional: bool = True,
         dropout: float = 0.0,
         pooling: str = "last",
+        mean_scale: float = 0.0,
     ) -> None:
-        super().__init__(embedding, latent, hidden, kind, layers, bidirectional, dropout, pooling)
+        super().__init__(embedding, latent, hidden, kind, layers, bidirectional, dropout, pooling, mean_scale)
         self.vocabulary = vocabulary
         self.embedding = nn.Embedding(vocabulary + 1, embedding)  # the last row stands for a hole
 
@@ -106,11 +142,14 @@ class FrameEncoder(_RecurrentEncoder):
         bidirectional: bool = True,
         dropout: float = 0.0,
         pooling: str = "last",
+        mean_scale: float = 0.0,
         reduction: int = 1,
     ) -> None:
         if reduction < 1:
             raise ValueError(f"reduction must be at least 1, got {reduction}")
-        super().__init__(channels * reduction, latent, hidden, kind, layers, bidirectional, dropout, pooling)
+        super().__init__(
+            channels * reduction, latent, hidden, kind, layers, bidirectional, dropout, pooling, mean_scale
+        )
         self.channels, self.reduction = channels, reduction
         self.hole = nn.Parameter(torch.zeros(channels))
 

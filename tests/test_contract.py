@@ -54,6 +54,7 @@ ENCODERS = {
     }
     for kind, pooling, (both, layers) in itertools.product(CELLS, POOLINGS, [(True, 1), (False, 2)])
 }
+ENCODERS["normalised"] = {"kind": "gru", "pooling": "last", "hidden": H, "mean_scale": 0.6}
 PARTS: dict[str, Part] = {}
 for name, how in ENCODERS.items():
     PARTS[f"TokenEncoder-{name}"] = Part(lambda how=how: TokenEncoder(V, D, embedding=3, **how), True)

@@ -102,6 +102,36 @@ def test_dropout_acts_in_training_only() -> None:
     assert torch.equal(encoder(x).mean, encoder(x).mean)
 
 
+def test_normalised_means_keep_their_spread() -> None:
+    """Whatever the encoder says, over the rows that are there; so the mean KL is at least D scale^2 / 2."""
+    torch.manual_seed(0)
+    encoder = TokenEncoder(9, 3, hidden=5, mean_scale=0.6).double()
+    encoder.to_latent.weight.data *= 0.5  # a posterior that is about to collapse
+    x = Sequence(torch.randint(9, (40, 6)), torch.arange(40) % 7)
+    expert, here = encoder(x), x.present
+    mean = expert.mean[here]
+    torch.testing.assert_close(mean.mean(0), torch.zeros(3, dtype=torch.float64))
+    torch.testing.assert_close(
+        mean.var(0, correction=0), torch.full((3,), 0.36, dtype=torch.float64), rtol=0.02, atol=0
+    )
+    assert expert.kl()[here].sum(-1).mean() > 0.98 * 3 * 0.36 / 2
+    encoder.normalised.shift.data += 1.0
+    torch.testing.assert_close(encoder(x).mean[here], mean + 1)
+
+
+def test_normalisation_runs_on_when_training_is_over() -> None:
+    """Running averages approach those of the data; one row alone uses them even in training."""
+    torch.manual_seed(0)
+    encoder = TokenEncoder(9, 3, hidden=5, mean_scale=0.6).double()
+    x = Sequence(torch.randint(9, (40, 6)), torch.full((40,), 6))
+    for _ in range(200):
+        inside = encoder(x).mean
+    alone = encoder(x[:1]).mean
+    encoder.eval()
+    torch.testing.assert_close(encoder(x).mean, inside)
+    torch.testing.assert_close(alone, inside[:1])
+
+
 def test_bad_arguments_are_errors() -> None:
     with pytest.raises(ValueError, match="pooling must be one of last, mean, max, got 'sum'"):
         TokenEncoder(5, 2, pooling="sum")
@@ -109,3 +139,5 @@ def test_bad_arguments_are_errors() -> None:
         FrameEncoder(5, 2, kind="transformer")
     with pytest.raises(ValueError, match="reduction must be at least 1, got 0"):
         FrameEncoder(5, 2, reduction=0)
+    with pytest.raises(ValueError, match="scale must be above 0"):
+        FrameEncoder(5, 2, mean_scale=-1.0)
