@@ -22,9 +22,9 @@ class NormalisedMean(nn.Module):
     """Posterior means with a fixed spread over the data: scale * (mean - average) / deviation + shift, per dimension.
 
     Batch normalisation with a scale that is not learnt (Zhu et al. 2020, "A batch normalized inference network keeps
-    the KL vanishing away", section 3): the mean of KL(q || N(0, I)) over a batch is then at least D scale^2 / 2 nats, so
-    a posterior cannot collapse. Averages and deviations are those of the rows that are there, in training of the batch
-    (of two rows or more), else running ones.
+    the KL vanishing away", section 3): the mean of KL(q || N(0, I)) over a batch is then at least D scale^2 / 2 nats,
+    so a posterior cannot collapse. Averages and deviations are those of the rows that are there: in training of the
+    batch, if two or more are, else running ones.
     """
 
     def __init__(self, latent: int, scale: float, momentum: float = 0.1) -> None:

@@ -35,6 +35,7 @@ ORDER = [
     "objectives.coordination",
     "objectives.conditional",
     "objectives.mixtures",
+    "objectives.private",
     "schedules",
     "measures",
     "text",
@@ -59,7 +60,7 @@ ORDER = [
     "__main__",
 ]
 
-PACKAGES = {"data": "data.corpus", "objectives": "objectives.mixtures"}  # the lowest file of each
+PACKAGES = {"data": "data.corpus", "objectives": "objectives.private"}  # the lowest file of each
 
 
 def name_of(path: Path) -> str:

@@ -188,11 +188,11 @@ def test_the_objective_is_the_slow_one(
 
 
 def test_no_objective_is_left_out() -> None:
-    assert set(SLOW) == set(OBJECTIVES)
+    assert set(SLOW) == set(OBJECTIVES) - {"dmvae", "mmvae_plus"}  # which have a file of their own
     for name, function in SLOW.items():
         assert set(_options(OBJECTIVES[name])) == set(_options(function)), name
     turned_on = {(name, option) for name, options, _ in CASES for option in options}
-    assert turned_on == {(name, option) for name, function in OBJECTIVES.items() for option in _options(function)}
+    assert turned_on == {(name, option) for name in SLOW for option in _options(OBJECTIVES[name])}
 
 
 def _options(function: Callable) -> list[str]:
@@ -203,7 +203,7 @@ def _options(function: Callable) -> list[str]:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_gradients_are_those_of_differences(name: str) -> None:
     """Of what an encoder and a decoder end with, at the same draws."""
-    options = {"importance": {"gradient": "iwae"}, "telbo": {"frozen": False}}
+    options = {"importance": {"gradient": "iwae"}, "mmvae_plus": {"gradient": "iwae"}, "telbo": {"frozen": False}}
     model = build()
 
     def value() -> torch.Tensor:

@@ -15,6 +15,8 @@ names besides. What the papers call a model is a fusion and an objective here:
 | JNF (Senellart et al. 2023) | joint | elbo, conditionals fitted after training |
 | CVAE (Sohn et al. 2015) | joint or poe | cvae |
 | CRMVAE (Suzuki & Matsuo 2023) | poe | coordinated with tokens=0, own=1 |
+| DMVAE (Lee & Pavlovic 2021) | poe, private latents | dmvae |
+| MMVAE+ (Palumbo et al. 2023) | moe, private latents | mmvae_plus |
 """
 
 from __future__ import annotations
@@ -27,11 +29,12 @@ from mmseqvae.objectives.bounds import elbo, mvae, telbo
 from mmseqvae.objectives.conditional import cvae
 from mmseqvae.objectives.coordination import coordinated, jmvae, mvtcae
 from mmseqvae.objectives.mixtures import importance, mixture
+from mmseqvae.objectives.private import dmvae, mmvae_plus
 from mmseqvae.objectives.terms import OBJECTIVES, Objective, Terms, floored, register, weights_by_dimension
 
 __all__ = [
-    "OBJECTIVES", "Objective", "Terms", "chosen", "coordinated", "cvae", "elbo", "floored", "importance",
-    "jmvae", "mixture", "mvae", "mvtcae", "register", "telbo",
+    "OBJECTIVES", "Objective", "Terms", "chosen", "coordinated", "cvae", "dmvae", "elbo", "floored", "importance",
+    "jmvae", "mixture", "mmvae_plus", "mvae", "mvtcae", "register", "telbo",
     "weights_by_dimension",
 ]  # fmt: skip
 
