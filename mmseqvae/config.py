@@ -117,7 +117,7 @@ class ObjectiveConfig:
     """
 
     name: str = "coordinated"
-    options: dict[str, float | bool | str] = field(default_factory=dict)
+    options: dict[str, bool | int | float | str] = field(default_factory=dict)
     beta: float = 3.0
     beta_schedule: str = "linear"
     beta_warm_up: int = 600
