@@ -67,7 +67,8 @@ class ModelConfig:
     prior: what the KL is taken to in training, "standard" for N(0, I), or, learnt with the model, a "mixture" of
     prior_components Gaussians or "vamp", the posteriors of as many pseudo-inputs; see `mmseqvae.priors`.
     rnn: "tanh", "gru" or "lstm", everywhere. layers: recurrent layers, everywhere. bidirectional, pooling
-    ("last", "mean" or "max"): of the encoders. dropout: between layers and before last layers.
+    ("last", "mean" or "max"): of the encoders. mean_scale: spread of batch-normalised posterior means, which cannot
+    collapse (0.6 or so), 0 to learn them freely. dropout: between layers and before last layers.
     token_embedding, token_encoder, token_decoder: sizes for tokens; frame_encoder, frame_inputs, frame_decoder: sizes
     for frames. reduction: frames that are read and written a recurrent step.
     likelihood: "normal", "laplace" or "bernoulli" frames (bernoulli for 0/1 data, which is not standardised);
@@ -85,6 +86,7 @@ class ModelConfig:
     layers: int = 1
     bidirectional: bool = True
     pooling: str = "last"
+    mean_scale: float = 0.0
     dropout: float = 0.0
     token_embedding: int = 32
     token_encoder: int = 32

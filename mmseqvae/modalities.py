@@ -238,6 +238,7 @@ def tokens(vocabulary: int, end: int, longest: int, config: ModelConfig) -> Moda
             **_recurrent(config),
             bidirectional=config.bidirectional,
             pooling=config.pooling,
+            mean_scale=config.mean_scale,
         ),
         TokenDecoder(
             vocabulary,
@@ -266,6 +267,7 @@ def frames(channels: int, longest: int, config: ModelConfig) -> Modality:
             **_recurrent(config),
             bidirectional=config.bidirectional,
             pooling=config.pooling,
+            mean_scale=config.mean_scale,
             reduction=config.reduction,
         ),
         FrameDecoder(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -308,6 +309,18 @@ def test_pretraining_that_was_interrupted_goes_on_as_if_nothing_had_happened(
         run(corpus, tmp_path / "cut", **settings)
     monkeypatch.undo()
     assert same(whole, run(corpus, tmp_path / "cut", **settings))
+
+
+def test_normalised_means_are_trained_saved_and_loaded(corpus: Corpus, tmp_path: Path) -> None:
+    """Every expert keeps nearly the spread that it is given, though running averages lag behind a short training."""
+    settings = TrainingConfig(epochs=8, batch_size=8, warm_up=2, components=3, ema=0.0)
+    trained = fit(corpus, tmp_path, model=replace(SMALL, mean_scale=0.6), training=settings, progress=False)
+    encoded = trained.model.encode(corpus.datasets["train"].__getitems__(range(40)))
+    for name in encoded.names:
+        spread = encoded.expert(name).mean[encoded.here(name)].std(0)
+        assert ((0.4 < spread) & (spread < 0.8)).all(), name
+    assert same(trained, load(tmp_path))
+    assert any("normalised.average" in name for name in trained.model.state_dict())
 
 
 def test_early_stopping_waits_for_pretraining_to_end(corpus: Corpus, tmp_path: Path) -> None:

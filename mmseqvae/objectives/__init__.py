@@ -9,7 +9,7 @@ names besides. What the papers call a model is a fusion and an objective here:
 | MVAE (Wu & Goodman 2018) | poe | mvae |
 | MMVAE (Shi et al. 2019) | moe | mixture, or importance for K > 1 draws |
 | MoPoE (Sutter et al. 2021) | mopoe | mixture with tight=False, stratified=False |
-| MVTCAE (Hwang et al. 2021) | poe_without_base | mvtcae |
+| MVTCAE (Hwang et al. 2021) | poe-without-base | mvtcae |
 | JMVAE (Suzuki et al. 2017) | joint | jmvae |
 | TELBO (Vedantam et al. 2018) | joint | telbo |
 | JNF (Senellart et al. 2023) | joint | elbo, conditionals fitted after training |
