@@ -312,14 +312,14 @@ def test_pretraining_that_was_interrupted_goes_on_as_if_nothing_had_happened(
 
 
 def test_normalised_means_are_trained_saved_and_loaded(corpus: Corpus, tmp_path: Path) -> None:
-    """Every expert keeps nearly the spread that it is given, though running averages lag behind a short training."""
-    settings = TrainingConfig(epochs=8, batch_size=8, warm_up=2, components=3, ema=0.0)
+    """After training every expert has just the spread that it is given, and running averages are on their way."""
+    settings = TrainingConfig(epochs=4, batch_size=8, warm_up=2, components=3, ema=0.0)
     trained = fit(corpus, tmp_path, model=replace(SMALL, mean_scale=0.6), training=settings, progress=False)
-    encoded = trained.model.encode(corpus.datasets["train"].__getitems__(range(40)))
-    for name in encoded.names:
-        spread = encoded.expert(name).mean[encoded.here(name)].std(0)
-        assert ((0.4 < spread) & (spread < 0.8)).all(), name
     assert same(trained, load(tmp_path))
+    encoded = trained.model.train().encode(corpus.datasets["train"].__getitems__(range(40)))
+    for name in encoded.names:
+        spread = encoded.expert(name).mean[encoded.here(name)].std(0, correction=0)
+        torch.testing.assert_close(spread, torch.full((4,), 0.6), rtol=0.02, atol=0)
     assert any("normalised.average" in name for name in trained.model.state_dict())
 
 
