@@ -48,11 +48,15 @@ TEST = 500
 
 @dataclass(frozen=True)
 class Run:
-    """One construction: an objective with its options, the fusion that belongs to it, the prior it is trained with."""
+    """One construction: an objective with its options, the fusion that belongs to it, the prior it is trained with.
+
+    private: dimensions of each modality's own, of the LATENT that it reads and writes.
+    """
 
     objective: str
     fusion: str = "poe"
     prior: str = "standard"
+    private: int = 0
     options: dict[str, Any] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
@@ -77,8 +81,13 @@ RUNS: dict[str, Run] = {
     "coordinated": Run("coordinated"),
     "coordinated, prior learnt": Run("coordinated", prior="mixture"),
     "coordinated 0.3, prior learnt": Run("coordinated", prior="mixture", options={"coordination": 0.3}),
-    "coordinated, detached, prior learnt": Run("coordinated", prior="mixture", options={"detach": True}),
+    "coordinated 0.1, prior learnt": Run("coordinated", prior="mixture", options={"coordination": 0.1}),
+    "joint encoder detached, prior learnt": Run("coordinated", "joint", "mixture", options={"detach": True}),
+    "coordinated 0.3, private, prior learnt": Run(
+        "coordinated", prior="mixture", private=2, options={"coordination": 0.3}
+    ),
     "MMVAE, prior learnt": Run("mixture", "moe", "mixture"),
+    "MVTCAE, prior learnt": Run("mvtcae", "poe-without-base", "mixture"),
 }
 
 
@@ -166,7 +175,8 @@ def finished(run: dict[str, Any]) -> dict[str, Any]:
 def build(run: Run) -> MultimodalVAE:
     """The networks of a run, with weights that depend on torch's seed."""
     config = ModelConfig(
-        latent=LATENT,
+        latent=LATENT - run.private,
+        private=run.private,
         bidirectional=False,
         token_embedding=8,
         token_encoder=HIDDEN,
@@ -182,8 +192,9 @@ def build(run: Run) -> MultimodalVAE:
         "text": tokens(LETTERS + 1, END, MOST_LETTERS + 1, config),
         "audio": frames(CHANNELS, MOST_FRAMES, config),
     }
-    prior = LearntMixture(COMPONENTS, LATENT) if run.prior == "mixture" else None
-    return MultimodalVAE(modalities, FUSIONS[run.fusion](len(modalities), LATENT), prior)
+    latent = config.latent + len(modalities) * config.private
+    prior = LearntMixture(COMPONENTS, latent) if run.prior == "mixture" else None
+    return MultimodalVAE(modalities, FUSIONS[run.fusion](len(modalities), latent), prior)
 
 
 def trained(run: Run, pairs: Draws, steps: int, seed: int) -> MultimodalVAE:
