@@ -221,7 +221,7 @@ Adam 2e-3, its trainer, its likelihood rescaling, K = 1. Ours: the recipe `spoke
 
 Every training has about the same processor time on one thread, in whole epochs. Judges, words asked for, draws and the
 fitted prior (diagonal mixture of 50 on draws from training posteriors) are the same; shares with 95 % intervals. Text
--> audio: MultiVae's frames are the mean, ours have noise 0.5. Diversity: of correct draws, no frame noise, over real ones.
+-> audio: MultiVae's frames are the mean, ours have noise 0.5. Diversity: correct draws without frame noise over real.
 Joint NLL, nats an item, importance-weighted with K = 100, own prior / fitted one: MultiVae's rows score 64 frames and 6
 characters, padding included, with frame scale 1 (2,352.5 nats are its constant); ours scores what was recorded, the end
 of both sequences and a learnt scale: not the same quantity."""
