@@ -1,14 +1,15 @@
-"""What both decoders share: a recurrent net that sees the latent at every step, and scores at the scored steps only."""
+"""What both decoders share: a recurrent net that sees the latent at every step, over packed steps and step by step."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
-from einops import rearrange, repeat
+import torch
+from einops import rearrange
 from torch import Tensor, nn
 
-from mmseqvae.recurrent import Recurrent, State
+from mmseqvae.packed import Packing, State
+from mmseqvae.recurrent import Recurrent
 from mmseqvae.sequence import Sequence
 
 
@@ -23,14 +24,14 @@ class ConditionedRNN(nn.Module):
         self.to_state = nn.Linear(latent, layers * self.states * hidden)
         self.to_output = nn.Linear(latent, hidden)
 
-    def forward(self, z: Tensor, x: Tensor, lengths: Tensor) -> Tensor:
-        """z [N, D], x [N, T, E] -> hidden [N, T, H]."""
-        outputs = self.rnn(x + self.to_input(z)[:, None], lengths, self.begin(z))
-        return outputs + self.to_output(z)[:, None]
+    def forward(self, z: Tensor, x: Tensor, packing: Packing) -> Tensor:
+        """z [S, B, D], x [N, E] the packed inputs that all draws share -> hidden [N, S, H]."""
+        outputs = self.rnn.packed(x, packing, self.begin(z), self.to_input(z))
+        return outputs + self.to_output(z).transpose(0, 1).index_select(0, packing.rows)
 
     def begin(self, z: Tensor) -> list[State]:
-        """The state before the first step."""
-        states = rearrange(self.to_state(z).tanh(), "n (l s h) -> l s n h", l=self.rnn.layers, s=self.states)
+        """The state before the first step: z [..., D] -> [..., H], one a layer."""
+        states = rearrange(self.to_state(z).tanh(), "... (l s h) -> l s ... h", l=self.rnn.layers, s=self.states)
         return [tuple(layer) for layer in states]
 
     def step(self, z: Tensor, x: Tensor, state: list[State]) -> tuple[Tensor, list[State]]:
@@ -39,25 +40,17 @@ class ConditionedRNN(nn.Module):
         return output + self.to_output(z), state
 
 
-def at_scored(mask: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-    """Run `compute` on the steps that are scored only: mask [N, T] -> [N, T] with 0 elsewhere."""
-    index = mask.flatten().nonzero().squeeze(-1)
-    scored = compute(index)
-    return scored.new_zeros(mask.numel()).index_copy(0, index, scored).reshape(mask.shape)
-
-
-def flatten_draws(z: Tensor, x: Sequence) -> tuple[Tensor, Sequence, tuple[int, ...]]:
-    """z [..., B, D] and a Sequence of B -> z [N, D], a Sequence of N, and the shape of the rows [..., B]."""
+def stack_draws(z: Tensor, x: Sequence) -> tuple[Tensor, tuple[int, ...]]:
+    """z [..., B, D] for a Sequence of B -> z [S, B, D], and the shape of the rows [..., B]."""
     rows = tuple(z.shape[:-1])
     if rows[-1] != len(x):
         raise ValueError(f"latent of {rows[-1]} rows, but {len(x)} sequences")
-    times = math.prod(rows[:-1])
+    return z.reshape(math.prod(rows[:-1]), *z.shape[-2:]), rows
 
-    def stack(t: Tensor) -> Tensor:
-        return repeat(t, "b ... -> (k b) ...", k=times)
 
-    observed = None if x.observed is None else stack(x.observed)
-    return z.reshape(-1, z.shape[-1]), Sequence(stack(x.values), stack(x.lengths), observed), rows
+def full(x: Tensor) -> Tensor:
+    """Half precision to float32: what becomes nats is summed there."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def check_lengths(x: Sequence, max_steps: int) -> None:

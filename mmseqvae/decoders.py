@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from mmseqvae.conditioned import ConditionedRNN, at_scored, check_lengths, flatten_draws
-from mmseqvae.likelihoods import FrameLikelihood, categorical_log_prob, categorical_sample, draw
-from mmseqvae.recurrent import State
+from mmseqvae.conditioned import ConditionedRNN, check_lengths, full, stack_draws
+from mmseqvae.likelihoods import FrameLikelihood, categorical_sample, draw, linear_categorical_log_prob
+from mmseqvae.packed import Packing, State
 from mmseqvae.sampling import FrameSampling, TokenSampling, check_max_steps
 from mmseqvae.sequence import Sequence
 
@@ -59,17 +59,18 @@ class TokenDecoder(nn.Module):
 
         Raises ValueError where a sequence is longer than `max_steps`.
         """
-        z, x, rows = flatten_draws(z, x)
+        z, rows = stack_draws(z, x)
         check_lengths(x, self.max_steps)
         previous = F.pad(x.filled(self.hidden_token), (1, 0), value=self.start_token)[:, : x.steps]
-        hidden = self.net(z, self.embedding(self._corrupt(previous)), x.lengths)
-
-        def scored(index: Tensor) -> Tensor:
-            logits = self.to_logits(self.dropout(hidden.flatten(0, 1)[index]))
-            last = index % x.steps == self.max_steps - 1
-            return categorical_log_prob(self._force_end(logits, last[:, None]), x.values.flatten()[index])
-
-        return at_scored(x.mask, scored).reshape(*rows, x.steps)
+        packing = Packing.of(x.lengths, x.steps)
+        hidden = self.dropout(self.net(z, self.embedding(packing.gather(self._corrupt(previous))), packing))
+        tokens = packing.gather(x.filled())[:, None].expand(-1, len(z))
+        nats = linear_categorical_log_prob(
+            hidden.flatten(0, 1), self.to_logits.weight, self.to_logits.bias, tokens.flatten()
+        ).unflatten(0, (-1, len(z)))
+        last = (packing.times == self.max_steps - 1)[:, None]  # where only the end token is possible
+        nats = torch.where(last, torch.where(tokens == self.end, 0.0, -torch.inf).to(nats), nats)
+        return packing.spread(torch.where(packing.gather(x.mask)[:, None], nats, 0)).reshape(*rows, x.steps)
 
     def sample(self, z: Tensor, how: TokenSampling, generator: torch.Generator | None = None) -> Sequence:
         """Free-running draws, one a row: z [N, D] -> Sequence of N that ends in `end`."""
@@ -163,10 +164,17 @@ class FrameDecoder(nn.Module):
 
         0 where not scored. Raises ValueError where a sequence is longer than `max_steps`.
         """
-        z, x, rows = flatten_draws(z, x)
+        z, rows = stack_draws(z, x)
         check_lengths(x, self.max_steps)
-        hidden = self.hidden(z, x)
-        return (self._frame_terms(hidden, x) + self._end_terms(hidden, x)).reshape(*rows, x.steps)
+        packing = self._packing(x)
+        hidden = self._packed_hidden(z, x, packing)  # [N, S, H]
+        seen = packing.gather(self._blocks(x.mask))  # [N, r]
+        frames = packing.gather(self._blocks(x.filled()))
+        parameters = rearrange(full(self.to_frames(hidden)), "n s (r p) -> n s r p", r=self.reduction)
+        nats = torch.where(seen[:, None], self.likelihood.log_prob(parameters, frames[:, None]), 0)
+        end = self._end_terms(hidden, packing.times, x.lengths[packing.rows])
+        nats = nats + F.pad(torch.where(seen[:, :1], end, 0)[..., None], (0, self.reduction - 1))
+        return packing.spread(nats).flatten(2)[..., : x.steps].reshape(*rows, x.steps)
 
     def floor_hits(self, z: Tensor, x: Sequence) -> Tensor:
         """Share of scored frames' channels whose scale sits on its floor: z [B, D], x of B -> [B]."""
@@ -175,14 +183,25 @@ class FrameDecoder(nn.Module):
         return x.sum_steps(hits) / x.mask.sum(1).clamp(min=1)
 
     def hidden(self, z: Tensor, x: Sequence) -> Tensor:
-        """What the last layers read, a block a step: z [N, D], x of N -> [N, blocks, H]."""
-        frames = torch.where(x.mask[..., None], x.values, self.hole)
-        frames = F.pad(frames, (0, 0, 0, -x.steps % self.reduction))
-        blocks = rearrange(frames, "n (j r) c -> n j (r c)", r=self.reduction)
+        """What the last layers read, a block a step: z [B, D], x of B -> [B, blocks, H], 0 beyond the last block."""
+        packing = self._packing(x)
+        return packing.spread(self._packed_hidden(z[None], x, packing))[0]
+
+    def _packed_hidden(self, z: Tensor, x: Sequence, packing: Packing) -> Tensor:
+        """z [S, B, D], x of B -> [N, S, H]."""
+        frames = self._blocks(torch.where(x.mask[..., None], x.values, self.hole)).flatten(2)
         start = repeat(self.start, "c -> n 1 c", n=len(x))
-        previous = torch.cat([start, self._corrupt(blocks[:, :-1])], 1)[:, : blocks.shape[1]]
-        lengths = (x.lengths + self.reduction - 1) // self.reduction
-        return self.dropout(self.net(z, self.from_block(previous), lengths))
+        previous = torch.cat([start, self._corrupt(frames[:, :-1])], 1)[:, : frames.shape[1]]
+        return self.dropout(self.net(z, self.from_block(packing.gather(previous)), packing))
+
+    def _packing(self, x: Sequence) -> Packing:
+        """Of the blocks."""
+        return Packing.of((x.lengths + self.reduction - 1) // self.reduction, -(-x.steps // self.reduction))
+
+    def _blocks(self, x: Tensor) -> Tensor:
+        """[B, T, ...] -> [B, blocks, r, ...], 0 beyond the end."""
+        padding = (0, 0) * (x.ndim - 2) + (0, -x.shape[1] % self.reduction)
+        return rearrange(F.pad(x, padding), "b (j r) ... -> b j r ...", r=self.reduction)
 
     def sample(self, z: Tensor, how: FrameSampling, generator: torch.Generator | None = None) -> Sequence:
         """Free-running draws, one a row: z [N, D] -> Sequence of N, lengths 1 to `max_steps`."""
@@ -222,35 +241,13 @@ class FrameDecoder(nn.Module):
         """
         outcome = torch.arange(self.reduction + 1, device=hidden.device)
         reached = block[..., None] * self.reduction + torch.where(outcome == 0, self.reduction + 1, outcome)
-        return torch.where(reached > limit, -torch.inf, self.to_end(hidden)).log_softmax(-1)
+        return torch.where(reached > limit, -torch.inf, full(self.to_end(hidden))).log_softmax(-1)
 
-    def _frame_terms(self, hidden: Tensor, x: Sequence) -> Tensor:
-        blocks, steps = hidden.shape[1], x.steps
-
-        def scored(index: Tensor) -> Tensor:
-            row, t = index // steps, index % steps
-            block = row * blocks + t // self.reduction
-            # all r frames of the blocks that are scored, then the scored frames among them
-            used, where = block.unique_consecutive(return_inverse=True)
-            parameters = rearrange(self.to_frames(hidden.flatten(0, 1)[used]), "m (r p) -> m r p", r=self.reduction)
-            return self.likelihood.log_prob(parameters[where, t % self.reduction], x.values.flatten(0, 1)[index])
-
-        return at_scored(x.mask, scored)
-
-    def _end_terms(self, hidden: Tensor, x: Sequence) -> Tensor:
-        blocks, steps = hidden.shape[1], x.steps
-        first = torch.arange(steps, device=hidden.device) % self.reduction == 0
-
-        def scored(index: Tensor) -> Tensor:
-            row, t = index // steps, index % steps
-            end = self.end_log_prob(
-                hidden.flatten(0, 1)[row * blocks + t // self.reduction], t // self.reduction, self.max_steps
-            )
-            left = x.lengths[row] - t  # frames from the block's first one to the end
-            outcome = torch.where(left > self.reduction, 0, left)
-            return end.gather(-1, outcome[:, None]).squeeze(-1)
-
-        return at_scored(x.mask & first, scored)
+    def _end_terms(self, hidden: Tensor, block: Tensor, lengths: Tensor) -> Tensor:
+        """log p of what each block decides: hidden [N, S, H], block numbers and lengths in frames [N] -> [N, S]."""
+        left = lengths - block * self.reduction  # frames from the block's first one to the end
+        outcome = torch.where(left > self.reduction, 0, left)[:, None, None].expand(-1, hidden.shape[1], 1)
+        return self.end_log_prob(hidden, block[:, None], self.max_steps).gather(-1, outcome).squeeze(-1)
 
     def _corrupt(self, blocks: Tensor) -> Tensor:
         if not self.training:

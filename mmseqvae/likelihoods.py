@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mmseqvae.gaussian import LOG_2PI, draw
 
 SCALES = ("fixed", "learnt", "predicted")
+LOGITS = 2**20  # logits at once, 4 MiB
 
 
 class FrameLikelihood(nn.Module):
@@ -25,7 +26,7 @@ class FrameLikelihood(nn.Module):
     size: int
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
-        """parameters [..., size], x [..., C] -> nats [...]."""
+        """parameters [..., size], x [..., C], broadcastable to them -> nats [...]."""
         raise TypeError(f"{type(self).__name__} must define log_prob")
 
     def sample(self, parameters: Tensor, noise: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
@@ -112,7 +113,7 @@ class Bernoulli(FrameLikelihood):
         self.channels = self.size = channels
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
-        return -F.binary_cross_entropy_with_logits(parameters, x, reduction="none").sum(-1)
+        return -F.binary_cross_entropy_with_logits(parameters, x.expand_as(parameters), reduction="none").sum(-1)
 
     def sample(self, parameters: Tensor, noise: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
         """Draws from the logits divided by `noise`: a temperature, with the most likely value at 0."""
@@ -128,6 +129,61 @@ FRAME_LIKELIHOODS: dict[str, type[Any]] = {"normal": Normal, "laplace": Laplace,
 def categorical_log_prob(logits: Tensor, tokens: Tensor) -> Tensor:
     """log softmax(logits)[token] in nats: logits [..., V], tokens [...] -> [...]."""
     return -F.cross_entropy(logits.flatten(0, -2), tokens.flatten(), reduction="none").reshape(tokens.shape)
+
+
+def linear_categorical_log_prob(hidden: Tensor, weight: Tensor, bias: Tensor, tokens: Tensor) -> Tensor:
+    """`categorical_log_prob(linear(hidden), tokens)`: hidden [N, H], weight [V, H], bias [V], tokens [N] -> nats [N].
+
+    Pieces of rows go through products, softmax and gradient while their logits are in the processor's cache.
+    """
+    low = torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else None
+    keep = torch.is_grad_enabled() and any(part.requires_grad for part in (hidden, weight, bias))
+    return _LinearCategorical.apply(low, keep, hidden, weight, bias, tokens)
+
+
+class _LinearCategorical(torch.autograd.Function):
+    """d log p / d logits = onehot(token) - softmax(logits)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, low: torch.dtype | None, keep: bool, hidden: Tensor, weight: Tensor, bias: Tensor, tokens: Tensor
+    ) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            hidden, to_logits = hidden.to(weight.dtype), weight.to(low or weight.dtype)
+            nats = hidden.new_empty(len(hidden))
+            kept = []
+            size = max(1, LOGITS // len(weight))
+            for start in range(0, len(hidden), size):
+                rows = slice(start, start + size)
+                logits = torch.mm(hidden[rows].to(to_logits.dtype), to_logits.t()).to(weight.dtype).add_(bias)
+                total = logits.logsumexp(1)
+                nats[rows] = logits.gather(1, tokens[rows, None]).squeeze(1) - total
+                kept += [logits, total] if keep else []
+        ctx.save_for_backward(hidden, weight, tokens, *kept)
+        ctx.size, ctx.low = size, low
+        return nats
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, tokens, *kept = ctx.saved_tensors
+        kind = ctx.low or weight.dtype
+        from_logits = weight.to(kind)
+        d_hidden, d_weight, d_bias = torch.empty_like(hidden), torch.zeros_like(weight), weight.new_zeros(len(weight))
+        for index, start in enumerate(range(0, len(hidden), ctx.size)):
+            logits, total = kept[2 * index : 2 * index + 2]
+            rows = slice(start, start + ctx.size)
+            here = gradient[rows, None]
+            d = torch.sub(logits, total[:, None]).exp_().mul_(-here)
+            d.scatter_add_(1, tokens[rows, None], here)
+            d_bias += d.sum(0)
+            d = d.to(kind)
+            d_hidden[rows] = d @ from_logits
+            if kind == weight.dtype:
+                d_weight.addmm_(d.t(), hidden[rows])
+            else:
+                d_weight += d.t() @ hidden[rows].to(kind)
+        return None, None, d_hidden, d_weight, d_bias, None
 
 
 def categorical_sample(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 PIECE = 1024  # rows whose gates are computed at once; 512 to 4096 measure alike
@@ -27,70 +28,112 @@ class Packing:
     """Where the valid steps of a padded batch [B, T] stand when packed: by step, within a step longest row first.
 
     places: [N] indices into [B T] of the packed steps. order: [B] rows, longest first. counts: rows alive at each step.
-    ends: [B'] packed place of the last step of the B' rows that have one, longest first. alive: [T, B], longest first.
+    ends: [B'] packed place of the last step of the B' rows that have one, longest first. lengths: [B]; steps: T.
     """
 
     places: Tensor
     order: Tensor
     counts: list[int]
     ends: Tensor
-    alive: Tensor
+    lengths: Tensor
+    steps: int
 
     @classmethod
     def of(cls, lengths: Tensor, steps: int) -> Packing:
         order = lengths.argsort(descending=True, stable=True)
-        longest_first = lengths[order].clamp(max=steps)
-        t = torch.arange(int(longest_first[0]) if len(order) else 0)[:, None]
+        longest_first = lengths[order]
+        t = torch.arange(int(longest_first[0]) if len(order) else 0, device=lengths.device)[:, None]
         alive = t < longest_first
         counts = alive.sum(1)
         some = int((longest_first > 0).sum())
-        ends = (counts.cumsum(0) - counts)[longest_first[:some] - 1] + torch.arange(some)
-        return cls((order * steps + t)[alive], order, counts.tolist(), ends, alive)
+        ends = (counts.cumsum(0) - counts)[longest_first[:some] - 1] + torch.arange(some, device=lengths.device)
+        return cls((order * steps + t)[alive], order, counts.tolist(), ends, lengths, steps)
+
+    @property
+    def rows(self) -> Tensor:
+        """[N]: the row that each packed step is of."""
+        return self.places.div(max(1, self.steps), rounding_mode="floor")
+
+    @property
+    def times(self) -> Tensor:
+        """[N]: its number within the row, from 0."""
+        return self.places % max(1, self.steps)
+
+    def gather(self, x: Tensor) -> Tensor:
+        """[B, T, ...] -> [N, ...]."""
+        return x.flatten(0, 1).index_select(0, self.places)
+
+    def spread(self, x: Tensor) -> Tensor:
+        """[N, S, ...] -> [S, B, T, ...], 0 where there is no step."""
+        x = x.transpose(0, 1)
+        flat = x.new_zeros(len(x), len(self.order) * self.steps, *x.shape[2:]).index_copy(1, self.places, x)
+        return flat.reshape(len(x), len(self.order), self.steps, *x.shape[2:])
 
     def turned(self) -> Tensor:
         """[N]: x[turned] runs through each row from its last step to its first; it is its own inverse."""
-        t, row = self.alive.nonzero().unbind(1)
-        counts = self.alive.sum(1)
-        return (counts.cumsum(0) - counts)[self.alive.sum(0)[row] - 1 - t] + row
-
-    def pieces(self) -> list[tuple[int, int, int, int]]:
-        """The steps in pieces of about `PIECE` rows: (first step, step after it, first row, row after it)."""
-        found, step, row = [], 0, 0
-        while step < len(self.counts):
-            last, end = step + 1, row + self.counts[step]
-            while last < len(self.counts) and end + self.counts[last] - row <= PIECE:
-                end += self.counts[last]
-                last += 1
-            found.append((step, last, row, end))
-            step, row = last, end
-        return found
+        t, row = alive(self.counts).nonzero().unbind(1)
+        counts = torch.tensor(self.counts, dtype=torch.long)
+        return (counts.cumsum(0) - counts)[self.lengths[self.order][row] - 1 - t] + row
 
 
-def run(rnn: nn.RNNBase, x: Tensor, packing: Packing, state: State | None) -> Tensor:
-    """One layer of torch's: x [N, C] packed -> outputs [N, H] packed. state: [B, H], rows in `packing.order`."""
+def alive(counts: list[int]) -> Tensor:
+    """[T, B]: which of the rows, longest first, each step runs over."""
+    return torch.arange(max(counts, default=0)) < torch.tensor(counts, dtype=torch.long)[:, None]
+
+
+def run(
+    rnn: nn.RNNBase, x: Tensor, counts: list[int], draws: int = 1, shift: Tensor | None = None,
+    state: State | None = None,
+) -> Tensor:  # fmt: skip
+    """One layer of torch's over packed rows: x [N, C] -> outputs [N S, H].
+
+    draws: S rows of state stand beside one another for every row of x. shift: [B S, C], added to a row's x at every
+    step; it and the inputs are multiplied by the weights once each, not once a step and draw. state: [B S, H].
+    """
     if rnn.mode == "LSTM":
-        return _staircase(rnn, x, packing, state)
+        return _staircase(rnn, x, counts, draws, shift, state)
     low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
     (weights,) = rnn.all_weights
-    (first,) = state or (weights[1].new_zeros(max(packing.counts, default=0), rnn.hidden_size),)
+    if shift is None and draws > 1:
+        raise ValueError("several draws of one input need a shift that tells them apart")
+    shifted = None if shift is None else F.linear(shift, weights[0])
+    rows = draws * max(counts, default=0) if shift is None else len(shift)
+    (first,) = state or (weights[1].new_zeros(rows, rnn.hidden_size),)
     keep = torch.is_grad_enabled() and any(part.requires_grad for part in (x, first, *weights))
-    return _Layer.apply(CELLS[rnn.mode], packing, low, keep, x, first, *weights)
+    return _Layer.apply(CELLS[rnn.mode], counts, draws, low, keep, x, shifted, first, *weights)
 
 
-def _staircase(rnn: nn.RNNBase, x: Tensor, packing: Packing, state: State | None) -> Tensor:
-    """Pieces of steps, each over only the rows that are alive when it begins: torch's LSTM is already a fused one."""
-    alive = packing.alive
-    counts = alive.sum(1)
-    places = torch.where(alive, (counts.cumsum(0) - counts)[:, None] + torch.arange(alive.shape[1]), 0)
+def _staircase(
+    rnn: nn.RNNBase, x: Tensor, counts: list[int], draws: int, shift: Tensor | None, state: State | None
+) -> Tensor:
+    """Slices of steps, each over only the rows alive when it begins: torch's LSTM is already a fused kernel."""
+    counts = [draws * count for count in counts]
+    there = alive(counts)
+    if shift is not None:
+        x = x.repeat_interleave(draws, 0) + shift.index_select(0, there.nonzero()[:, 1])
+    number = torch.tensor(counts, dtype=torch.long)
+    places = torch.where(there, (number.cumsum(0) - number)[:, None] + torch.arange(there.shape[1]), 0)
     outputs = []
-    for first in range(0, len(counts), STAIR):
-        piece = slice(first, first + STAIR)
-        rows = packing.counts[first]
+    for start in range(0, len(counts), STAIR):
+        part, rows = slice(start, start + STAIR), counts[start]
         before = None if state is None else tuple(s[None, :rows].contiguous() for s in state)
-        out, after = rnn(x.index_select(0, places[piece, :rows].flatten()).unflatten(0, (-1, rows)), before)
+        out, after = rnn(x.index_select(0, places[part, :rows].flatten()).unflatten(0, (-1, rows)), before)
         state = tuple(s[0] for s in after)
-        outputs.append(out[alive[piece, :rows]])
+        outputs.append(out[there[part, :rows]])
     return torch.cat(outputs) if outputs else x.new_zeros(0, rnn.hidden_size)
+
+
+def pieces(counts: list[int], draws: int) -> list[tuple[int, int, int, int]]:
+    """The steps in pieces of about `PIECE` outputs: (first step, step after it, first row of x, row after it)."""
+    found, step, row = [], 0, 0
+    while step < len(counts):
+        last, end = step + 1, row + counts[step]
+        while last < len(counts) and draws * (end + counts[last] - row) <= PIECE:
+            end += counts[last]
+            last += 1
+        found.append((step, last, row, end))
+        step, row = last, end
+    return found
 
 
 class _Layer(torch.autograd.Function):
@@ -99,75 +142,82 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(
-        ctx: Any, cell: Any, packing: Packing, low: torch.dtype | None, keep: bool, x: Tensor,
-        first: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor,
+        ctx: Any, cell: Any, counts: list[int], draws: int, low: torch.dtype | None, keep: bool, x: Tensor,
+        shift: Tensor | None, first: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor,
     ) -> Tensor:  # fmt: skip
-        rows, hidden = len(x), w_hh.shape[1]
+        hidden, width = w_hh.shape[1], len(w_hh)
         from_input, from_state = _lowered(w_ih, low).t(), _lowered(w_hh, low).t()
         bias, state_bias = cell.biases(b_ih, b_hh)
-        mixed = x.new_empty(len(first), cell.gates * hidden)
-        outputs = x.new_empty(rows, hidden)
+        added = None if shift is None else shift + bias
+        mixed = x.new_empty(len(first), width)
+        outputs = x.new_empty(draws * len(x), hidden)
         kept = []  # a tensor a piece: small ones are taken from memory that is already mapped
-        before, pieces = first, packing.pieces()
-        for step, last, start, end in pieces:
-            gates = torch.mm(_lowered(x[start:end], low), from_input).to(x.dtype).add_(bias)
-            more = x.new_empty(end - start, cell.more * hidden)
+        before, parts, b = first, pieces(counts, draws), 0
+        for step, last, start, end in parts:
+            inputs = torch.mm(_lowered(x[start:end], low), from_input).to(x.dtype)
+            gates = inputs.add_(bias) if added is None else x.new_empty(draws * (end - start), width)
+            more = x.new_empty(len(gates), cell.more * hidden)
             kept += [gates, more] if keep else []
-            a = start
-            for count in packing.counts[step:last]:
-                b = a + count
-                before, after, here = before[:count], outputs[a:b], slice(a - start, b - start)
+            for count in counts[step:last]:
+                a, b = b, b + draws * count
+                here = slice(a - draws * start, b - draws * start)
+                before, after, now = before[: b - a], outputs[a:b], gates[here]
+                if added is not None:
+                    mine = inputs[here.start // draws : here.stop // draws, None]
+                    torch.add(mine, added[: b - a].view(count, draws, width), out=now.view(count, draws, width))
                 if low is None:
-                    now = torch.mm(before, from_state, out=mixed[:count])
+                    carried = torch.mm(before, from_state, out=mixed[: b - a])
                 else:
-                    now = mixed[:count].copy_(torch.mm(before.to(low), from_state))
-                cell.forward(gates[here], now, state_bias, more[here], before, after)
-                before, a = after, b
+                    carried = mixed[: b - a].copy_(torch.mm(before.to(low), from_state))
+                cell.forward(now, carried, state_bias, more[here], before, after)
+                before = after
         ctx.save_for_backward(x, first, w_ih, w_hh, outputs, *kept)
-        ctx.cell, ctx.packing, ctx.pieces, ctx.low = cell, packing, pieces, low
+        ctx.cell, ctx.counts, ctx.parts, ctx.low = cell, counts, parts, low
+        ctx.draws, ctx.shifted = draws, shift is not None
         return outputs
 
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        cell, packing, pieces, low = ctx.cell, ctx.packing, ctx.pieces, ctx.low
+        cell, counts, draws, low = ctx.cell, ctx.counts, ctx.draws, ctx.low
         x, first, w_ih, w_hh, outputs, *kept = ctx.saved_tensors
-        hidden = w_hh.shape[1]
+        hidden, width = w_hh.shape[1], len(w_hh)
         to_input, to_state = _lowered(cell.rolled(w_ih), low), _lowered(w_hh, low)
-        most = max((end - start for *_, start, end in pieces), default=0)
+        most = draws * max((end - start for *_, start, end in ctx.parts), default=0)
         buffer, history = x.new_empty(most, cell.width * hidden), x.new_empty(most, hidden)
-        now = torch.zeros_like(first)  # gradient of the state after the step at hand
-        scratch = torch.empty_like(now), torch.empty_like(now)
+        d_first = torch.zeros_like(first)  # gradient of the state after the step at hand; in the end, of the first
+        scratch = torch.empty_like(first), torch.empty_like(first)
         d_x, d_ih, d_hh = torch.empty_like(x), torch.zeros_like(w_ih), torch.zeros_like(w_hh)
-        total = x.new_zeros(cell.width * hidden)
-        for index, (step, last, start, end) in reversed(list(enumerate(pieces))):
+        d_shift = x.new_zeros(len(first), width) if ctx.shifted else None
+        total, b = x.new_zeros(cell.width * hidden), len(outputs)
+        for index, (step, last, start, end) in reversed(list(enumerate(ctx.parts))):
             gates, more = kept[2 * index : 2 * index + 2]
-            d, h = buffer[: end - start], history[: end - start]
-            b = end
+            d, h = buffer[: len(gates)], history[: len(gates)]
             for t in reversed(range(step, last)):
-                count = packing.counts[t]
-                a = b - count
-                before = outputs[a - packing.counts[t - 1] :][:count] if t else first[:count]
-                here, carried = slice(a - start, b - start), now[:count]
+                rows = draws * counts[t]
+                a, b, after = b - rows, b - rows, outputs[b - rows : b]
+                before = outputs[a - draws * counts[t - 1] :][:rows] if t else first[:rows]
+                here, carried = slice(a - draws * start, a - draws * start + rows), d_first[:rows]
                 h[here] = before
-                carried.add_(gradient[a:b])
-                cell.backward(d[here], gates[here], more[here], before, outputs[a:b], carried, *scratch)
-                through = d[here, -cell.gates * hidden :]
+                carried.add_(gradient[a : a + rows])
+                cell.backward(d[here], gates[here], more[here], before, after, carried, *scratch)
+                through = d[here, -width:]
                 if low is None:
                     carried.addmm_(through, w_hh)
                 else:
                     carried.add_(torch.mm(through.to(low), to_state))
-                b = a
-            d_low = _lowered(d, low)
-            into = d_low[:, : cell.gates * hidden]
+                if d_shift is not None:
+                    d_shift[:rows].add_(d[here, :width])
+            into = d[:, :width] if draws == 1 else d.view(-1, draws, d.shape[1])[..., :width].sum(1)
+            into = _lowered(into, low)
             torch.mm(into, to_input, out=d_x[start:end]) if low is None else d_x[start:end].copy_(into @ to_input)
             _add_product(d_ih, into, _lowered(x[start:end], low))
-            _add_product(d_hh, d_low[:, -cell.gates * hidden :], _lowered(h, low))
+            _add_product(d_hh, _lowered(d[:, -width:], low), _lowered(h, low))
             total += d.sum(0)
-        d_ih = cell.unrolled(d_ih)
-        b_ih, b_hh = cell.unrolled(total[: cell.gates * hidden]), total[-cell.gates * hidden :]
-        return None, None, None, None, d_x, now, d_ih, d_hh, b_ih, b_hh
+        d_ih, b_ih = cell.unrolled(d_ih), cell.unrolled(total[:width])
+        d_shift = None if d_shift is None else cell.unrolled(d_shift.t()).t()
+        return None, None, None, None, None, d_x, d_shift, d_first, d_ih, d_hh, b_ih, total[-width:]
 
 
 def _lowered(x: Tensor, low: torch.dtype | None) -> Tensor:

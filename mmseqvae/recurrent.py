@@ -60,40 +60,73 @@ class Recurrent(nn.Module):
         """
         if state is not None and self.bidirectional:
             raise ValueError("an initial state is defined for one direction only")
-        rows, steps = x.shape[:2]
         if x.device.type != "cpu":
             return self._padded(x, lengths, state)
-        packing = Packing.of(lengths, steps)
-        outputs, behind = self._packed(x.flatten(0, 1).index_select(0, packing.places), packing, state)
+        packing = Packing.of(lengths, x.shape[1])
+        lifted = None if state is None else [tuple(s[None] for s in layer) for layer in state]
+        return packing.spread(self.packed(packing.gather(x), packing, lifted))[0]
+
+    def packed(
+        self, x: Tensor, packing: Packing, state: list[State] | None = None, shift: Tensor | None = None
+    ) -> Tensor:
+        """`forward` over packed steps, for S draws that read the same x: [N, C] -> [N, S, H or 2H].
+
+        shift: [S, B, C], added to every step's x; state: [S, B, H]. Both are for a stack of one direction; without
+        them S is 1.
+        """
+        if self.bidirectional and (state is not None or shift is not None):
+            raise ValueError("an initial state and a shift are defined for one direction only")
+        draws = 1 if shift is None else len(shift)
+        if x.device.type != "cpu":
+            return self._packed_by_padding(x, packing, state, shift)
+        outputs, behind = self._layers(x, packing, state, shift)
         if behind is not None:
             outputs = torch.cat([outputs, behind.index_select(0, packing.turned())], 1)
-        flat = outputs.new_zeros(rows * steps, self.channels).index_copy(0, packing.places, outputs)
-        return flat.reshape(rows, steps, self.channels)
+        return outputs.unflatten(0, (-1, draws))
 
     def final(self, x: Tensor, lengths: Tensor) -> Tensor:
         """`last` of `forward`, without the outputs between: x [B, T, C] -> [B, H or 2H]."""
         if x.device.type != "cpu":
             return self.last(self._padded(x, lengths, None), lengths)
         packing = Packing.of(lengths, x.shape[1])
-        outputs = self._packed(x.flatten(0, 1).index_select(0, packing.places), packing, None)
-        ends = [part.index_select(0, packing.ends) for part in outputs if part is not None]
+        ends = [
+            part.index_select(0, packing.ends)
+            for part in self._layers(packing.gather(x), packing, None, None)
+            if part is not None
+        ]
         rows = packing.order[: len(packing.ends)]
         return ends[0].new_zeros(len(x), self.channels).index_copy(0, rows, torch.cat(ends, 1))
 
-    def _packed(self, h: Tensor, packing: Packing, state: list[State] | None) -> tuple[Tensor, Tensor | None]:
-        """Packed [N, C] -> outputs [N, H] of the last layer, and those of its backward direction from each end on."""
-        backwards = _each(self.backwards)
+    def _layers(
+        self, h: Tensor, packing: Packing, state: list[State] | None, shift: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Packed [N, C] -> outputs [N S, H] of the last layer, and those of its backward direction from each end on."""
+        draws = 1 if shift is None else len(shift)
+        backwards, counts = _each(self.backwards), packing.counts
         turned = packing.turned() if self.bidirectional else packing.places
         ahead, behind = h, None
         for layer, rnn in enumerate(_each(self.forwards)):
+            first = None if state is None else tuple(_by_length(s, packing) for s in state[layer])
             if layer:
-                h = ahead if behind is None else torch.cat([ahead, behind.index_select(0, turned)], 1)
-                h = self.dropout(h)
-            first = None if state is None else tuple(s.index_select(0, packing.order) for s in state[layer])
-            ahead = packed.run(rnn, h, packing, first)
+                h = self.dropout(ahead if behind is None else torch.cat([ahead, behind.index_select(0, turned)], 1))
+                ahead = packed.run(rnn, h, [draws * count for count in counts], state=first)
+            else:
+                added = None if shift is None else _by_length(shift, packing)
+                ahead = packed.run(rnn, h, counts, draws, added, first)
             if self.bidirectional:
-                behind = packed.run(backwards[layer], h.index_select(0, turned), packing, None)
+                behind = packed.run(backwards[layer], h.index_select(0, turned), counts)
         return ahead, behind
+
+    def _packed_by_padding(
+        self, x: Tensor, packing: Packing, state: list[State] | None, shift: Tensor | None
+    ) -> Tensor:
+        """`packed` by way of `_padded`."""
+        padded = packing.spread(x[:, None])
+        if shift is not None:
+            padded = padded + shift[:, :, None]
+        flat = None if state is None else [tuple(s.flatten(0, 1) for s in layer) for layer in state]
+        outputs = self._padded(padded.flatten(0, 1), packing.lengths.repeat(len(padded)), flat)
+        return torch.stack([packing.gather(o) for o in outputs.unflatten(0, (len(padded), -1))], 1)
 
     def _padded(self, x: Tensor, lengths: Tensor, state: list[State] | None) -> Tensor:
         """torch's own layers over the padded batch: the plain version of `_packed`."""
@@ -132,6 +165,11 @@ class Recurrent(nn.Module):
                 after.append((cell(x, before[0], *weights),))
             x = after[-1][0]
         return x, after
+
+
+def _by_length(x: Tensor, packing: Packing) -> Tensor:
+    """[S, B, C] -> [B S, C], longest row first."""
+    return rearrange(x.index_select(1, packing.order), "s b c -> (b s) c")
 
 
 def run_padded(rnn: nn.RNNBase, x: Tensor, state: State | None) -> Tensor:

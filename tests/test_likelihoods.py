@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
+from mmseqvae import likelihoods
 from mmseqvae.likelihoods import (
     FRAME_LIKELIHOODS,
     SCALES,
@@ -20,6 +21,7 @@ from mmseqvae.likelihoods import (
     categorical_log_prob,
     categorical_sample,
     draw,
+    linear_categorical_log_prob,
 )
 
 LAWS = {Normal: td.Normal, Laplace: td.Laplace}
@@ -265,3 +267,39 @@ def test_the_extreme_uniforms_fall_on_possible_tokens(u: float, monkeypatch) -> 
     p[:, [0, 8]] = 0
     monkeypatch.setattr(torch, "rand", lambda *shape, **how: torch.full(shape[:2], u, dtype=torch.float64))
     assert set(draw(p).tolist()) == {1 if u == 0 else 7}
+
+
+@pytest.mark.parametrize("vocabulary", [1, 7])
+@pytest.mark.parametrize("rows", [0, 1, 9])
+def test_logits_in_pieces_are_cross_entropy(rows: int, vocabulary: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nats and gradients, whatever stands above them."""
+    monkeypatch.setattr(likelihoods, "LOGITS", 3 * vocabulary)
+    hidden, weight, bias = (
+        torch.randn(*size, dtype=torch.float64).requires_grad_() for size in ((rows, 4), (vocabulary, 4), (vocabulary,))
+    )
+    tokens = torch.randint(vocabulary, (rows,))
+    above = torch.randn(rows, dtype=torch.float64)
+    found = linear_categorical_log_prob(hidden, weight, bias, tokens)
+    expected = categorical_log_prob(torch.nn.functional.linear(hidden, weight, bias), tokens)
+    torch.testing.assert_close(found, expected)
+    inputs = [hidden, weight, bias]
+    for a, b in zip(
+        torch.autograd.grad((above * found).sum(), inputs),
+        torch.autograd.grad((above * expected).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_logits_under_bf16_are_rounded_products_summed_in_float32() -> None:
+    torch.manual_seed(0)
+    hidden, layer, tokens = torch.randn(50, 16), torch.nn.Linear(16, 30), torch.randint(30, (50,))
+    exact = linear_categorical_log_prob(hidden, layer.weight, layer.bias, tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = linear_categorical_log_prob(hidden.bfloat16(), layer.weight, layer.bias, tokens)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded)
+    torch.testing.assert_close(rounded, exact, atol=0.05, rtol=0)
+    (a,) = torch.autograd.grad(exact.sum(), [layer.weight])
+    (b,) = torch.autograd.grad(rounded.sum(), [layer.weight])
+    assert (a - b).norm() < 0.02 * a.norm()

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from mmseqvae import packed as fast
+from mmseqvae.packed import Packing
 from mmseqvae.recurrent import CELLS, Recurrent
+from mmseqvae.sequence import step_mask
 
 ROUTES = {"packed": Recurrent.forward, "padded": Recurrent._padded}
 every_kind = pytest.mark.parametrize("kind", CELLS)
@@ -98,6 +100,56 @@ def test_outputs_and_gradients_are_those_of_packed_torch(
                 a, b = mine[f"{stack}.{layer}.{name}_l0"], theirs[f"{name}_l{layer}{suffix}"]
                 torch.testing.assert_close(a, b)
     assert len(mine) == len(theirs)
+
+
+@every_kind
+@pytest.mark.parametrize("layers", [1, 2])
+@settings(max_examples=8)
+@given(
+    lengths=st.lists(st.integers(0, 9), min_size=1, max_size=4),
+    draws=st.integers(1, 3),
+    begin=st.booleans(),
+    piece=st.integers(1, 20),
+)
+def test_draws_that_share_their_inputs_are_padded_rows_of_their_own(
+    kind: str, layers: int, lengths: list[int], draws: int, begin: bool, piece: int
+) -> None:
+    """Outputs, and gradients of inputs, shifts, states and weights."""
+    model, _ = make(kind, layers, False)
+    packing = Packing.of(torch.tensor(lengths), max(lengths) + 1)
+    x = torch.randn(sum(lengths), 3, dtype=torch.float64).requires_grad_()
+    shift = torch.randn(draws, len(lengths), 3, dtype=torch.float64).requires_grad_()
+    flat = initial_state(model, draws * len(lengths)) if begin else None
+    state = flat and [tuple(s.unflatten(0, (draws, -1)) for s in layer) for layer in flat]
+    inputs = [x, shift, *(s for layer in flat or [] for s in layer), *model.parameters()]
+    weight = torch.randn(sum(lengths), draws, model.hidden, dtype=torch.float64)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast, "PIECE", piece)
+        found = model.packed(x, packing, state, shift)
+    expected = model._packed_by_padding(x, packing, state, shift)
+    torch.testing.assert_close(found, expected)
+    if any(lengths):
+        gradients = torch.autograd.grad((weight * found).sum(), inputs)
+        for a, b in zip(gradients, torch.autograd.grad((weight * expected).sum(), inputs), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@given(lengths=st.lists(st.integers(0, 6), min_size=1, max_size=5), padding=st.integers(0, 2))
+@settings(max_examples=30)
+def test_packing_is_torchs(lengths: list[int], padding: int) -> None:
+    n = torch.tensor(lengths)
+    x = torch.arange(1, 1 + len(lengths) * (max(lengths) + padding)).reshape(len(lengths), -1)
+    packing = Packing.of(n, x.shape[1])
+    assert packing.gather(x).tolist() == [
+        x[row, t] for t in range(max(lengths)) for row in n.argsort(descending=True, stable=True) if t < lengths[row]
+    ]
+    assert torch.equal(packing.spread(packing.gather(x)[:, None])[0], torch.where(step_mask(n, x.shape[1]), x, 0))
+    assert packing.gather(x).tolist() == [int(x[r, t]) for r, t in zip(packing.rows, packing.times, strict=True)]
+    turned = packing.gather(x)[packing.turned()]
+    assert turned.tolist() == [
+        int(x[r, lengths[r] - 1 - t]) for r, t in zip(packing.rows.tolist(), packing.times.tolist(), strict=True)
+    ]
 
 
 @every_kind
@@ -208,3 +260,9 @@ def test_bad_arguments_are_named() -> None:
         Recurrent(3, 4, layers=0)
     with pytest.raises(ValueError, match="one direction"):
         Recurrent(3, 4, bidirectional=True)(torch.zeros(1, 2, 3), torch.tensor([2]), [(torch.zeros(1, 4),)])
+    with pytest.raises(ValueError, match="one direction"):
+        Recurrent(3, 4, bidirectional=True).packed(
+            torch.zeros(2, 3), Packing.of(torch.tensor([2]), 2), shift=torch.zeros(1, 1, 3)
+        )
+    with pytest.raises(ValueError, match="tells them apart"):
+        fast.run(Recurrent(3, 4).forwards[0], torch.zeros(2, 3), [1, 1], draws=2)
