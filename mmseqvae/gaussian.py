@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ class Law(Protocol):
     def variance(self) -> Tensor: ...
     def rsample(self, n: int | None = None, generator: torch.Generator | None = None) -> Tensor: ...
     def log_prob(self, z: Tensor) -> Tensor: ...
+    def __getitem__(self, index: Any, /) -> Law: ...
 
 
 @dataclass(frozen=True)

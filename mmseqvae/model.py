@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from mmseqvae.conditionals import answer, fit_conditional
 from mmseqvae.decoders import TokenDecoder
 from mmseqvae.estimates import Scored
 from mmseqvae.estimates import effective_draws as effective_draws
 from mmseqvae.estimates import log_mean_exp as log_mean_exp
+from mmseqvae.flows import fit_flow
 from mmseqvae.fusion import Encoded, Fusion, poe
-from mmseqvae.gaussian import Gaussian, Posterior
+from mmseqvae.gaussian import Gaussian, Law
 from mmseqvae.modalities import Batch, Covariate, Modalities, Modality
-from mmseqvae.priors import Mixture, Prior, StandardNormal, VampPrior, fit_mixture
+from mmseqvae.priors import Prior, StandardNormal, VampPrior, fit_mixture
 from mmseqvae.sampling import FrameSampling, Sampling, TokenSampling
 from mmseqvae.sequence import Sequence
+
+FITTED: dict[str, Callable[..., Prior]] = {"mixture": fit_mixture, "flow": fit_flow}
 
 
 class MultimodalVAE(Scored):
@@ -57,7 +62,8 @@ class MultimodalVAE(Scored):
         self.learnt = prior
         if isinstance(prior, VampPrior):
             prior.encode = self.encode
-        self.fitted: Mixture | None = None
+        self.fitted: Prior | None = None
+        self.conditionals = nn.ModuleDict()
 
     @property
     def training_prior(self) -> Prior:
@@ -111,12 +117,17 @@ class MultimodalVAE(Scored):
             return None
         return torch.cat([covariate(batch.get(view), rows) for view, covariate in self.covariates.items()], -1)
 
-    def posterior(self, batch: Batch, given: Iterable[str] | None = None) -> Posterior:
+    def posterior(self, batch: Batch, given: Iterable[str] | None = None) -> Law:
         """q(z | x_given), one law a row [B, D]: rsample(n), log_prob(z), mean, variance.
 
-        A row with nothing observed gets N(0, I); `generate` draws such rows from `prior` instead.
+        A row in which a single modality is there is answered by its conditional, if one was fitted. A row with nothing
+        observed gets N(0, I); `generate` draws such rows from `prior` instead.
         """
-        return self.encode(batch, given).posterior()
+        return self.answer(self.encode(batch, given))
+
+    def answer(self, encoded: Encoded) -> Law:
+        """The posterior of what was encoded, by conditionals where they apply; `encoded.posterior()` uses none."""
+        return answer(encoded, self.conditionals)
 
     def log_likelihood(self, z: Tensor, batch: Batch, want: Iterable[str] | None = None) -> dict[str, Tensor]:
         """log p(x_m | z, c) in nats an item, each wanted decoder called once: z [..., B, D] -> {name: [..., B]}.
@@ -147,8 +158,8 @@ class MultimodalVAE(Scored):
         them in a row with nothing observed, private ones of what is missing) are drawn from `prior`, given the others.
         """
         encoded = self.encode(batch, given)
-        z = encoded.posterior().rsample(samples, generator)
-        known = encoded.known.expand(z.shape)
+        z = self.answer(encoded).rsample(samples, generator)
+        known = self.known(encoded).expand(z.shape)
         if not known.all():
             z = self.prior.complete(z.flatten(0, 1), known.flatten(0, 1), generator).reshape(z.shape)
         context = self.context(batch, z.shape[1])
@@ -230,12 +241,35 @@ class MultimodalVAE(Scored):
             out[name] = decoder.sample(self.modalities.decoded(name, z, context), how, generator)  # type: ignore[arg-type]
         return out
 
+    def known(self, encoded: Encoded) -> Tensor:
+        """[B, D] bool: dimensions that `answer` knows something of; a conditional speaks of all."""
+        known = encoded.known
+        for name in self.conditionals:
+            known = known | (encoded.here(name) & ~encoded.several)[:, None]
+        return known
+
     def fit_prior(
-        self, z: Tensor, components: int, seed: int = 0, progress: bool = False, valid: Tensor | None = None
-    ) -> Mixture:
-        """Set `fitted` to what `fit_mixture` makes of draws z [N, D] from training posteriors, and return it."""
-        self.fitted = fit_mixture(z, components, seed, progress, valid)
+        self,
+        z: Tensor,
+        components: int,
+        seed: int = 0,
+        progress: bool = False,
+        valid: Tensor | None = None,
+        kind: str = "mixture",
+    ) -> Prior:
+        """Set `fitted` to a "mixture" or a "flow" fitted to draws z [N, D] from training posteriors, and return it.
+
+        See `fit_mixture` and `fit_flow`, which the arguments go to.
+        """
+        if kind not in FITTED:
+            raise ValueError(f"kind must be one of {', '.join(FITTED)}, got {kind!r}")
+        self.fitted = FITTED[kind](z, components, seed, progress, valid)
         return self.fitted
+
+    def fit_conditional(self, name: str, train: Encoded, valid: Encoded | None = None, **how: Any) -> float:
+        """Fit q(z | x_name), which answers from now on where `name` is alone; see `conditionals.fit_conditional`."""
+        self.conditionals[name], reached = fit_conditional(name, train, valid, **how)
+        return reached
 
     def modality(self, name: str) -> Modality:
         """The modality of that name."""

@@ -13,19 +13,22 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from mmseqvae.conditionals import Conditional
 from mmseqvae.config import ModelConfig
 from mmseqvae.data import FrontEnd, SequenceDataset, decode_items, encode_items, front_end_from_dict, make_loader
 from mmseqvae.files import replacing, write_json
+from mmseqvae.flows import Flow
 from mmseqvae.fusion import FUSIONS, Encoded
-from mmseqvae.gaussian import Posterior
+from mmseqvae.gaussian import Law
 from mmseqvae.modalities import frames, tokens
 from mmseqvae.model import MultimodalVAE
-from mmseqvae.priors import PRIORS, Mixture, VampPrior
+from mmseqvae.priors import PRIORS, Mixture, Prior, VampPrior
 from mmseqvae.sampling import Sampling
 from mmseqvae.sequence import Sequence
 from mmseqvae.text import Tokenizer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE = (1, 2)
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
@@ -148,7 +151,11 @@ class Trained:
                 "format_version": FORMAT_VERSION,
                 "model": asdict(self.config),
                 "longest": self.longest,
-                "components": 0 if self.model.fitted is None else len(self.model.fitted.log_weights),
+                "fitted": _fitted_to_dict(self.model.fitted),
+                "conditionals": {
+                    name: {"kind": conditional.kind, "components": conditional.components}
+                    for name, conditional in self.model.conditionals.items()
+                },
                 "front_ends": {name: front_end.to_dict() for name, front_end in self.front_ends.items()},
             },
         )
@@ -169,15 +176,18 @@ class Trained:
             version = state["format_version"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{folder / CONFIG} is damaged: {error!r}") from error
-        if version != FORMAT_VERSION:
-            raise ValueError(f"{folder / CONFIG} has format_version {version}; this release reads {FORMAT_VERSION}")
+        if version not in READABLE:
+            raise ValueError(f"{folder / CONFIG} has format_version {version}; this release reads {READABLE}")
         try:
             front_ends = {name: front_end_from_dict(item) for name, item in state["front_ends"].items()}
             config = ModelConfig(**state["model"])
             model = build(front_ends, state["longest"], config)
-            if state["components"]:
-                empty = torch.zeros(state["components"], model.latent)
-                model.fitted = Mixture(empty[:, 0], empty, empty.clone())
+            if version == 1:  # a mixture was all that could be fitted
+                state["fitted"] = {"kind": "mixture", "components": state["components"]}
+                state["conditionals"] = {}
+            model.fitted = _fitted_from_dict(state["fitted"], model.latent)
+            for name, how in state["conditionals"].items():
+                model.conditionals[name] = Conditional(model.latent, **how)
         except Exception as error:  # tokenizers raises a plain Exception for what it cannot read
             raise ValueError(f"{folder / CONFIG} is damaged: {error!r}") from error
         try:
@@ -185,6 +195,25 @@ class Trained:
         except (SafetensorError, RuntimeError) as error:
             raise ValueError(f"{folder / WEIGHTS} is damaged or does not fit {CONFIG}: {error}") from error
         return cls(model.eval(), front_ends, state["longest"], config)
+
+
+def _fitted_to_dict(prior: Prior | None) -> dict[str, Any] | None:
+    """What is needed to make room for the weights of a fitted prior."""
+    if prior is None:
+        return None
+    if isinstance(prior, Flow):
+        return {"kind": "flow", "components": prior.components}
+    assert isinstance(prior, Mixture)
+    return {"kind": "mixture", "components": len(prior.log_weights)}
+
+
+def _fitted_from_dict(state: dict[str, Any] | None, latent: int) -> Prior | None:
+    if state is None or not state["components"]:
+        return None
+    if state["kind"] == "flow":
+        return Flow(latent, state["components"])
+    empty = torch.zeros(state["components"], latent)
+    return Mixture(empty[:, 0], empty, empty.clone())
 
 
 def load(folder: str | Path) -> Trained:
@@ -201,9 +230,9 @@ def encoded(model: MultimodalVAE, dataset: SequenceDataset, given: list[str] | N
 
 
 @torch.no_grad()
-def posteriors(model: MultimodalVAE, dataset: SequenceDataset, given: list[str] | None = None) -> Posterior:
+def posteriors(model: MultimodalVAE, dataset: SequenceDataset, given: list[str] | None = None) -> Law:
     """The posterior of every item of a data set, in its order: [N, D]."""
-    return encoded(model, dataset, given).posterior()
+    return model.answer(encoded(model, dataset, given))
 
 
 def to_device(batch: Mapping[str, Sequence], device: torch.device) -> dict[str, Sequence]:

@@ -24,6 +24,8 @@ ORDER = [
     "likelihoods",
     "fusion",
     "priors",
+    "flows",
+    "conditionals",
     "encoders",
     "conditioned",
     "decoders",
