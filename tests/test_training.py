@@ -62,7 +62,7 @@ def test_training_raises_the_bound_and_leaves_a_run_directory(corpus: Corpus, tm
     trained = run(corpus, tmp_path / "run", epochs=12, learning_rate=3e-2)
     there = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"config.json", "model.safetensors", "checkpoints", "tensorboard", "skipped.csv"} <= there
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["format_version"] == 1
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["format_version"] == 2
     curves = logged(tmp_path / "run")
     assert curves["valid/elbo"][-1] > curves["valid/elbo"][0] + 5
     # a collapse would be seen: KL and active units of every posterior stand there epoch by epoch
