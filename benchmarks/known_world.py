@@ -14,6 +14,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import platform
+import shlex
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -78,6 +79,8 @@ RUNS: dict[str, Run] = {
     "TELBO": Run("telbo", "joint"),
     "CVAE, t to a": Run("cvae", "joint"),
     "CRMVAE": Run("coordinated", options={"tokens": 0.0, "own": 1.0}),
+    "DMVAE": Run("dmvae", private=2),
+    "MMVAE+": Run("mmvae_plus", "moe", private=2),
     "coordinated": Run("coordinated"),
     "coordinated, prior learnt": Run("coordinated", prior="mixture"),
     "coordinated 0.3, prior learnt": Run("coordinated", prior="mixture", options={"coordination": 0.3}),
@@ -128,7 +131,7 @@ def main(
         ledger.append(record)
 
     options = f" --seed {seed} --steps {steps} --draws {draws}"
-    command = "python -m benchmarks.known_world" + options + (f" --only {' '.join(names)}" if only else "")
+    command = "python -m benchmarks.known_world" + options + (f" --only {shlex.join(names)}" if only else "")
     for crowd in speakers:
         known = ledger.find({"world": crowd})
         records = {run["name"]: ledger.find(run) for run in wanted if run["world"] == crowd}

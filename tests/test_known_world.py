@@ -16,6 +16,7 @@ from benchmarks.heard import cells, crossed, divergence, histograms, miscalibrat
 from benchmarks.world import Draws, Scores, World
 from mmseqvae.modalities import Modality
 from mmseqvae.model import MultimodalVAE
+from mmseqvae.objectives import OBJECTIVES
 from mmseqvae.sequence import Sequence
 from tests.exact import LOG_P, LOG_P_TWO_GIVEN_ONE, B, LinearDecoder, LinearEncoder, S, W, ppca_batch
 
@@ -150,6 +151,10 @@ def test_counts_diverge_as_their_laws_do() -> None:
     counted = cells(torch.tensor([[-9.0, -9.0], [-2.4, -2.3], [2.4, 9.0], [0.1, -0.1]]))
     assert counted.reshape(8, 8).nonzero().tolist() == [[0, 0], [4, 3], [7, 7]]
     assert counted[0] == 2
+
+
+def test_every_objective_is_there() -> None:
+    assert {run.objective for run in known_world.RUNS.values()} == set(OBJECTIVES)
 
 
 @pytest.mark.parametrize("name", known_world.RUNS)
