@@ -143,7 +143,7 @@ class Way:
 
     def __init__(self, model: nn.Module, loss: Callable[..., Tensor], batches: list[Batch], low: bool) -> None:
         self.model, self.loss, self.batches, self.low = model, loss, batches, low
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
         self.times: list[float] = []
 
     def step(self, index: int) -> float:

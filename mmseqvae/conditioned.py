@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -46,11 +45,6 @@ def stack_draws(z: Tensor, x: Sequence) -> tuple[Tensor, tuple[int, ...]]:
     if rows[-1] != len(x):
         raise ValueError(f"latent of {rows[-1]} rows, but {len(x)} sequences")
     return z.reshape(math.prod(rows[:-1]), *z.shape[-2:]), rows
-
-
-def full(x: Tensor) -> Tensor:
-    """Half precision to float32: what becomes nats is summed there."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def check_lengths(x: Sequence, max_steps: int) -> None:

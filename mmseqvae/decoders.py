@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from mmseqvae.conditioned import ConditionedRNN, check_lengths, full, stack_draws
+from mmseqvae.conditioned import ConditionedRNN, check_lengths, stack_draws
 from mmseqvae.likelihoods import FrameLikelihood, categorical_sample, draw, linear_categorical_log_prob
 from mmseqvae.packed import Packing, State
 from mmseqvae.sampling import FrameSampling, TokenSampling, check_max_steps
-from mmseqvae.sequence import Sequence
+from mmseqvae.sequence import Sequence, full
 
 
 class TokenDecoder(nn.Module):

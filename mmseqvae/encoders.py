@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmseqvae.gaussian import Gaussian
 from mmseqvae.recurrent import Recurrent
-from mmseqvae.sequence import Sequence, step_mask
+from mmseqvae.sequence import Sequence, full, step_mask
 
 POOLINGS = ("last", "mean", "max")
 
@@ -79,7 +79,7 @@ class _RecurrentEncoder(nn.Module):
 
     def forward(self, x: Sequence) -> Gaussian:
         """One expert an item: Sequence of B -> Gaussian [B, D]. Rows of length 0 give a finite, meaningless expert."""
-        mean, logvar = self.to_latent(self.dropout(self.pool(*self.embed(x)))).chunk(2, -1)
+        mean, logvar = full(self.to_latent(self.dropout(self.pool(*self.embed(x))))).chunk(2, -1)
         return Gaussian(mean if self.normalised is None else self.normalised(mean, x.present), logvar)
 
     def pool(self, inputs: Tensor, lengths: Tensor) -> Tensor:

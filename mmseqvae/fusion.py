@@ -16,6 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mmseqvae.gaussian import Gaussian, GaussianMixture, Posterior
+from mmseqvae.sequence import full
 
 Fusion = Callable[[Gaussian, Tensor], Posterior]
 
@@ -171,7 +172,7 @@ class JointEncoder(nn.Module):
         there = here.any(-1, keepdim=True)
         read = rearrange(torch.cat([_said(experts, here), there.to(experts.mean)], -1), "m ... f -> ... (m f)")
         start, alone = poe(experts, here), poe_without_base(experts, here)
-        mean, logvar = self.net(read).chunk(2, -1)
+        mean, logvar = full(self.net(read)).chunk(2, -1)
         joint = here.any(0) & (there.sum(0) > 1)
         return Gaussian(
             torch.where(joint, start.mean + mean, alone.mean), torch.where(joint, start.logvar + logvar, alone.logvar)
@@ -202,7 +203,7 @@ class AttentionFusion(nn.Module):
         tokens = self.to_token(said) + self.modality
         query = self.query.expand(len(tokens), -1, -1)
         found, _ = self.attention(query, tokens, tokens, key_padding_mask=~(there | silent), need_weights=False)
-        mean, logvar = self.to_latent(found[:, 0]).reshape(*rows, -1).chunk(2, -1)
+        mean, logvar = full(self.to_latent(found[:, 0])).reshape(*rows, -1).chunk(2, -1)
         known = here.any(0)
         return Gaussian(torch.where(known, mean, 0), torch.where(known, logvar, 0))
 

@@ -143,3 +143,8 @@ class Sequence:
     def items(self) -> list[Tensor]:
         """One [T_i, ...] tensor an item, without padding."""
         return [row[:length] for row, length in zip(self.values, self.lengths.tolist(), strict=True)]
+
+
+def full(x: Tensor) -> Tensor:
+    """Half precision to float32: what becomes nats is added up there, also under autocast."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()

@@ -29,6 +29,8 @@ from mmseqvae.pretrained import Trained, build, posteriors, start_prior, to_devi
 from mmseqvae.schedules import BETA_SCHEDULES, TargetKL, beta_at, warm_up, warm_up_then_cosine
 from mmseqvae.text import Tokenizer
 
+PRECISIONS = ("32-true", "bf16-mixed")
+
 
 class Training(lightning.LightningModule):
     """One model, one objective, one optimiser. Loss: minus the mean over the batch of the objective, plus penalties."""
@@ -181,6 +183,8 @@ def fit(
     """
     out = Path(out)
     model, objective, training = model or ModelConfig(), objective or ObjectiveConfig(), training or TrainingConfig()
+    if training.precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {training.precision!r}")
     if training.threads:
         torch.set_num_threads(training.threads)
     lightning.seed_everything(training.seed, verbose=False)
@@ -203,6 +207,7 @@ def fit(
     checkpoint = _checkpoint_of(out, {**settings(model, objective, training), **data})
     trainer = lightning.Trainer(
         accelerator="auto", devices=1, max_epochs=training.pretraining + training.epochs,
+        precision=training.precision,  # type: ignore[arg-type]
         gradient_clip_val=training.clip, use_distributed_sampler=False,
         enable_model_summary=False, enable_progress_bar=progress,
         logger=TensorBoardLogger(out, name="", version="tensorboard"),

@@ -99,6 +99,32 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(
     assert same(whole, run(corpus, tmp_path / "cut", epochs=4))
 
 
+@pytest.mark.parametrize("fusion", ["poe", "joint", "attention"])
+def test_bf16_rounds_products_but_not_nats(corpus: Corpus, fusion: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Terms are float32 and near those of float32, with gradients that are too."""
+    model = build(corpus.front_ends, {"text": 9, "move": 20}, replace(SMALL, fusion=fusion))
+    batch = next(iter(make_loader(corpus.datasets["train"], 32, seed=0)))
+    monkeypatch.setattr(torch, "randn", lambda *size, **how: torch.zeros(*size, dtype=how.get("dtype")))
+    found = {}
+    for low in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            terms = OBJECTIVES["coordinated"](model, batch, beta=1.0)
+        gradients = torch.autograd.grad(-terms.objective.mean(), list(model.parameters()), allow_unused=True)
+        found[low] = terms, torch.cat([g.flatten() for g in gradients if g is not None])
+    (exact, straight), (rounded, near) = found[False], found[True]
+    assert rounded.objective.dtype == torch.float32
+    assert not torch.equal(exact.objective, rounded.objective)
+    torch.testing.assert_close(rounded.objective, exact.objective, rtol=0.01, atol=0.1)
+    assert (near - straight).norm() < 0.05 * straight.norm()
+
+
+def test_precision_reaches_the_trainer(corpus: Corpus, tmp_path: Path) -> None:
+    rounded, exact = run(corpus, tmp_path / "bf16", precision="bf16-mixed"), run(corpus, tmp_path / "32")
+    assert not same(rounded, exact)
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in rounded.model.parameters())
+
+
 def test_a_folder_of_another_training_is_not_overwritten(corpus: Corpus, tmp_path: Path) -> None:
     run(corpus, tmp_path)
     with pytest.raises(ValueError, match="other settings"):
@@ -346,11 +372,12 @@ def test_posteriors_come_in_the_order_of_the_data(corpus: Corpus, tmp_path: Path
         (ObjectiveConfig(beta_schedule="square"), {}, "beta_schedule must be one of"),
         (ObjectiveConfig(beta_cycles=0), {}, "beta_cycles must be"),
         (ObjectiveConfig(target_kl=-1.0), {}, "target_kl"),
+        (None, {"precision": "half"}, "precision must be one of 32-true, bf16-mixed"),
         (ObjectiveConfig(weights={"video": 2.0}), {}, r"weights name \['video'\]"),
     ],
 )
 def test_settings_that_do_not_fit_are_told_before_training(
-    corpus: Corpus, tmp_path: Path, objective: ObjectiveConfig, settings: dict[str, object], message: str
+    corpus: Corpus, tmp_path: Path, objective: ObjectiveConfig | None, settings: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         run(corpus, tmp_path, objective, **settings)
