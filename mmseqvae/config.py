@@ -143,8 +143,10 @@ class TrainingConfig:
     l2 / 2 sum w^2, in nats. ema: decay of the averaged weights that are kept, 0 to keep the last ones.
     patience: epochs without improvement of `monitor` before stopping, None to never stop early.
     monitor: "valid/elbo" or another logged quantity that should rise. components: of the mixture fitted to training
-    posteriors at the end. precision: "32-true", or "bf16-mixed": matrix products in bf16, states, sums and nats in
-    float32. seed: of everything random. threads: of torch, None for its own choice.
+    posteriors at the end. conditionals: "mixture" or "flow" fits a flexible q(z | x_m) of every modality at the end,
+    which answers where that modality is alone; "none" leaves the encoders' own. precision: "32-true", or "bf16-mixed":
+    matrix products in bf16, states, sums and nats in float32. seed: of everything random. threads: of torch, None for
+    its own choice.
     """
 
     pretraining: int = 0
@@ -159,6 +161,7 @@ class TrainingConfig:
     patience: int | None = None
     monitor: str = "valid/elbo"
     components: int = 50
+    conditionals: str = "none"
     precision: str = "32-true"
     seed: int = 0
     threads: int | None = None

@@ -19,16 +19,19 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from mmseqvae.callbacks import callbacks
+from mmseqvae.conditionals import KINDS, LEAST
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data import Corpus, make_loader
 from mmseqvae.files import replacing, write_json
+from mmseqvae.fusion import Encoded
 from mmseqvae.measures import active_units
 from mmseqvae.model import Batch, MultimodalVAE
 from mmseqvae.objectives import Terms, chosen, weights_by_dimension
-from mmseqvae.pretrained import Trained, build, posteriors, start_prior, to_device
+from mmseqvae.pretrained import Trained, build, encoded, start_prior, to_device
 from mmseqvae.schedules import BETA_SCHEDULES, TargetKL, beta_at, warm_up, warm_up_then_cosine
 from mmseqvae.text import Tokenizer
 
+logger = logging.getLogger(__name__)
 PRECISIONS = ("32-true", "bf16-mixed")
 
 
@@ -197,6 +200,8 @@ def fit(
     trained = Trained(build(corpus.front_ends, longest, model), corpus.front_ends, longest, model)
     start_prior(trained.model, datasets["train"], training.seed)
     weights = reconstruction_weights(corpus, objective)
+    if training.conditionals not in ("none", *KINDS):
+        raise ValueError(f"conditionals must be one of none, {', '.join(KINDS)}, got {training.conditionals!r}")
     if training.patience is not None and training.monitor.startswith("valid/") and "valid" not in datasets:
         raise ValueError(f"patience watches {training.monitor}, but no row is in the split valid")
 
@@ -219,12 +224,26 @@ def fit(
         warnings.filterwarnings("ignore", ".*(does not have many workers|LeafSpec|exists and is not empty).*")
         trainer.fit(module, loader, valid, ckpt_path=checkpoint, weights_only=True)
 
-    draws = posteriors(trained.model, datasets["train"]).rsample(generator=trained.model.generator(training.seed))
+    said = encoded(trained.model, datasets["train"])
+    draws = said.posterior().rsample(generator=trained.model.generator(training.seed))
     trained.model.fit_prior(draws, training.components, training.seed, progress)
+    if training.conditionals != "none":
+        fit_conditionals(trained.model, said, training, progress)
     trained.model.eval()
     trained.save(out)
     write_skipped(out, corpus.skipped)
     return trained
+
+
+def fit_conditionals(model: MultimodalVAE, said: Encoded, training: TrainingConfig, progress: bool = False) -> None:
+    """Fit q(z | x_m) of every modality that stands beside another in at least 2 LEAST items; log which do not."""
+    for name in said.names:
+        together = int((said.here(name) & said.several).sum())
+        if together < 2 * LEAST:
+            logger.info("no conditional of %s: %d items have it and something else", name, together)
+            continue
+        nats = model.fit_conditional(name, said, kind=training.conditionals, seed=training.seed, progress=progress)
+        logger.info("conditional of %s: %.2f nats a held-out draw of the joint posterior", name, nats)
 
 
 def reconstruction_weights(corpus: Corpus, objective: ObjectiveConfig) -> dict[str, float]:

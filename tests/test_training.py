@@ -16,7 +16,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
-from mmseqvae.data import Corpus, make_loader, prepare
+from mmseqvae.data import Corpus, SequenceDataset, make_loader, prepare
+from mmseqvae.data.batches import Column
+from mmseqvae.gaussian import Gaussian
 from mmseqvae.objectives import OBJECTIVES, Terms, elbo
 from mmseqvae.pretrained import Trained, build, load, posteriors
 from mmseqvae.text import Tokenizer
@@ -349,6 +351,35 @@ def test_normalised_means_are_trained_saved_and_loaded(corpus: Corpus, tmp_path:
     assert any("normalised.average" in name for name in trained.model.state_dict())
 
 
+def test_conditionals_are_fitted_after_training(
+    corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of modalities that stand beside another often enough; they answer alone, and are saved."""
+    trained = run(corpus, tmp_path / "few", conditionals="mixture")
+    assert not trained.model.conditionals  # 33 pairs are too few
+    twice = replace_train(corpus, 2)
+    with caplog.at_level("INFO"):
+        trained = run(twice, tmp_path / "run", conditionals="mixture")
+    assert set(trained.model.conditionals) == {"text", "move"}
+    assert "conditional of text" in caplog.text
+    batch = {"text": corpus.datasets["train"].__getitems__([0])["text"]}
+    q = trained.model.posterior(batch)
+    assert not isinstance(q, Gaussian)
+    torch.testing.assert_close(load(tmp_path / "run").model.posterior(batch).mean, q.mean)
+
+
+def replace_train(corpus: Corpus, times: int) -> Corpus:
+    """The same corpus whose training items come several times over."""
+    train = corpus.datasets["train"]
+    columns = {
+        name: Column(column.flat, np.tile(column.starts, times), np.tile(column.lengths, times), column.standard)
+        for name, column in train.columns.items()
+    }
+    ids = [f"{id}-{time}" for time in range(times) for id in train.ids]
+    datasets = corpus.datasets | {"train": SequenceDataset(ids, list(train.labels) * times, columns)}
+    return Corpus(corpus.front_ends, datasets, corpus.manifest, [])
+
+
 def test_early_stopping_waits_for_pretraining_to_end(corpus: Corpus, tmp_path: Path) -> None:
     run(corpus, tmp_path, pretraining=5, epochs=30, patience=2, learning_rate=0.0)
     assert 5 + 2 <= len(logged(tmp_path)["valid/elbo"]) < 20
@@ -371,6 +402,7 @@ def test_posteriors_come_in_the_order_of_the_data(corpus: Corpus, tmp_path: Path
         (ObjectiveConfig(options={"aplha": 0.5}), {}, "has no option 'aplha'"),
         (ObjectiveConfig(beta_schedule="square"), {}, "beta_schedule must be one of"),
         (ObjectiveConfig(beta_cycles=0), {}, "beta_cycles must be"),
+        (ObjectiveConfig(), {"conditionals": "spline"}, "conditionals must be one of none, mixture, flow"),
         (ObjectiveConfig(target_kl=-1.0), {}, "target_kl"),
         (None, {"precision": "half"}, "precision must be one of 32-true, bf16-mixed"),
         (ObjectiveConfig(weights={"video": 2.0}), {}, r"weights name \['video'\]"),
