@@ -177,10 +177,12 @@ def _repeated(
 
 
 def _priors(trained: Trained, train: SequenceDataset, seed: int) -> dict[str, Prior]:
-    """N(0, I), the model's fitted mixture and one of few components, fitted in the same way to training posteriors."""
+    """N(0, I), the prior learnt with the model, the one fitted after, and a mixture of few components."""
     model = trained.model
     z = posteriors(model, train).rsample(generator=trained.model.generator(seed))
     priors: dict[str, Prior] = {"standard": model.standard}
+    if model.learnt is not None:
+        priors["learnt"] = model.learnt
     if model.fitted is not None:
         priors["fitted"] = model.fitted
     return priors | {"small": fit_mixture(z, SMALL, seed)}

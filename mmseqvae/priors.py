@@ -122,7 +122,7 @@ class VampPrior(MixturePrior):
         wrong = {view: len(x) for view, x in items.items() if len(x) != self.components}
         if wrong or not items:
             raise ValueError(f"this VampPrior needs {self.components} items of every view, got {wrong or 'no view'}")
-        self.views = nn.ModuleDict({view: _PseudoInput(x) for view, x in items.items()})
+        self.views = nn.ModuleDict({view: _PseudoInput(items[view]) for view in sorted(items)})
 
     def mixture(self) -> GaussianMixture:
         if self.encode is None or not len(self.views):

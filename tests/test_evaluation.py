@@ -17,6 +17,7 @@ from mmseqvae.measures import Share
 from mmseqvae.modalities import Modality
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.pretrained import Trained, build
+from mmseqvae.priors import LearntMixture
 from mmseqvae.sequence import Sequence
 from mmseqvae.text import Tokenizer
 from tests.exact import LOG_P, B, LinearDecoder, LinearEncoder, S, W, X
@@ -132,6 +133,27 @@ def test_evaluate_counts_only_what_is_there() -> None:
     assert found == evaluate(trained, dataset, draws=6, progress=False)  # the seed decides
     with pytest.raises(ValueError, match="no items"):
         evaluate(trained, SequenceDataset([], [], {}))
+
+
+def test_a_learnt_prior_has_its_own_row_and_its_own_bound() -> None:
+    """A learnt mixture that happens to be N(0, I) gives the figures of N(0, I), its KL by draws."""
+    trained, dataset = corpus(6)
+    before = evaluate(trained, dataset, draws=200, progress=False)
+    prior = LearntMixture(2, 3)
+    for weight in prior.parameters():
+        weight.data.zero_()
+    trained.model.learnt = prior
+    found = evaluate(trained, dataset, draws=200, progress=False)
+    rows = found["likelihood"]["priors"]
+    assert rows.keys() == {"standard", "learnt"}
+    assert rows["learnt"]["prior"] == "mixture of 2 learnt with the model"
+    assert rows["learnt"]["nll"] == pytest.approx(rows["standard"]["nll"], abs=1e-4)
+    assert found["likelihood"]["elbo"] == pytest.approx(before["likelihood"]["elbo"], abs=0.2)
+    assert found["latent"]["kl"]["joint"] == pytest.approx(before["latent"]["kl"]["joint"], abs=0.3)
+    prior.means.data += 2  # another prior, another bound
+    again = evaluate(trained, dataset, draws=200, progress=False)["likelihood"]
+    assert again["priors"]["learnt"]["nll"] > rows["learnt"]["nll"] + 1
+    assert again["elbo"] < before["likelihood"]["elbo"] - 1
 
 
 def test_padding_and_order_do_not_change_the_latent() -> None:

@@ -120,6 +120,7 @@ def test_learnt_priors_are_saved_and_loaded(prior: str, tmp_path: Path) -> None:
     assert str(after.model.prior) == str(before.model.prior)
     assert torch.equal(after.model.prior.log_prob(z), before.model.prior.log_prob(z))
     assert_same(before.sample(3, seed=1), after.sample(3, seed=1))
+    assert list(after.model.state_dict()) == list(before.model.state_dict())
     if prior == "vamp":
         with pytest.raises(ValueError, match="needs as many training items, got 2"):
             start_prior(before.model, SequenceDataset(["a", "b"], 2 * [None], {"text": Column.of(
