@@ -10,8 +10,8 @@ Writes benchmarks/results/training.md.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ from mmseqvae.model import MultimodalVAE
 from mmseqvae.sequence import Sequence
 
 RESULTS = Path(__file__).with_name("results")
-BATCH, MELS, HIDDEN, LATENT, EMBEDDING = 64, 80, 256, 32, 64
+BATCH, MELS, INPUTS, HIDDEN, LATENT, EMBEDDING = 64, 80, 128, 256, 32, 64
 SUBSETS = torch.tensor([[True, False], [False, True], [True, True]])  # of text and audio
 Batch = dict[str, Sequence]
 
@@ -112,7 +112,7 @@ def make(vocabulary: int, longest_text: int, longest_audio: int, seed: int) -> M
     )
     audio = Modality(
         FrameEncoder(MELS, LATENT, hidden=HIDDEN),
-        FrameDecoder(Normal(MELS), LATENT, max_steps=longest_audio + 1, hidden=HIDDEN),
+        FrameDecoder(Normal(MELS), LATENT, max_steps=longest_audio + 1, hidden=HIDDEN, inputs=INPUTS),
     )
     return MultimodalVAE({"text": text, "audio": audio})
 
@@ -165,13 +165,18 @@ class Way:
 
 
 def flops(workload: Workload, batch: Batch) -> float:
-    """Multiplications and additions that a step needs: matrix products on valid steps, backward twice the forward."""
+    """Multiplications and additions that a step needs: matrix products on valid steps, backward twice the forward.
+
+    What the draws of all subsets share, the decoders' projection of their inputs, is needed once; frames that were
+    recorded need no gradient.
+    """
     text, audio = (int(batch[name].lengths.sum()) for name in ("text", "audio"))
     s, gates = len(SUBSETS), 3 * HIDDEN
     encoders = 2 * gates * (text * (EMBEDDING + HIDDEN) + audio * (MELS + HIDDEN))
-    words = s * text * (gates * (EMBEDDING + HIDDEN) + HIDDEN * workload.vocabulary)
-    frames = s * audio * (MELS * 128 + gates * (128 + HIDDEN) + HIDDEN * MELS)
-    return 3.0 * 2 * (encoders + words + frames)
+    words = text * gates * EMBEDDING + s * text * (gates * HIDDEN + HIDDEN * workload.vocabulary)
+    frames = audio * (MELS * INPUTS + gates * INPUTS) + s * audio * (gates * HIDDEN + HIDDEN * MELS)
+    recorded = audio * (2 * gates * MELS + MELS * INPUTS)
+    return 3.0 * 2 * (encoders + words + frames) - 2 * recorded
 
 
 def floor_seconds(workload: Workload, batch: Batch, low: bool) -> float:
@@ -181,27 +186,28 @@ def floor_seconds(workload: Workload, batch: Batch, low: bool) -> float:
     kind = torch.bfloat16 if low else torch.float32
     seconds = 0.0
     for name, inputs in (("text", EMBEDDING), ("audio", MELS)):
-        seconds += 2 * recurrence(counts[name], inputs, gates, kind)
-        seconds += recurrence([s * c for c in counts[name]], EMBEDDING if name == "text" else 128, gates, kind)
-    text, audio = (s * int(batch[name].lengths.sum()) for name in ("text", "audio"))
-    seconds += product(text, HIDDEN, workload.vocabulary, kind)
-    return seconds + product(audio, HIDDEN, MELS, kind) + product(audio, MELS, 128, kind)
+        seconds += 2 * recurrence(counts[name], 1, inputs, gates, kind)
+        seconds += recurrence(counts[name], s, EMBEDDING if name == "text" else INPUTS, gates, kind)
+    text, audio = (int(batch[name].lengths.sum()) for name in ("text", "audio"))
+    seconds += product(s * text, HIDDEN, workload.vocabulary, kind)
+    return seconds + product(s * audio, HIDDEN, MELS, kind) + product(audio, MELS, INPUTS, kind)
 
 
 def step_counts(lengths: Tensor) -> list[int]:
     return [int((lengths > t).sum()) for t in range(int(lengths.max()))]
 
 
-def recurrence(counts: list[int], inputs: int, gates: int, kind: torch.dtype) -> float:
-    """A product of the state and one of its gradient a step, the others at once."""
-    hidden = gates // 3
-    weight, rows = torch.randn(gates, hidden, dtype=kind), sum(counts)
-    state, change = torch.randn(max(counts), hidden, dtype=kind), torch.randn(max(counts), gates, dtype=kind)
+def recurrence(counts: list[int], draws: int, inputs: int, gates: int, kind: torch.dtype) -> float:
+    """A product of the state and one of its gradient a step, the others at once, those of the inputs for all draws."""
+    hidden, rows, most = gates // 3, sum(counts), draws * max(counts)
+    weight = torch.randn(gates, hidden, dtype=kind)
+    state, change = torch.randn(most, hidden, dtype=kind), torch.randn(most, gates, dtype=kind)
     started = time.process_time()
     for count in counts:
-        state[:count] @ weight.t()
-        change[:count] @ weight
-    return time.process_time() - started + product(rows, inputs, gates, kind) + product(rows, hidden, gates, kind, 1)
+        state[: draws * count] @ weight.t()
+        change[: draws * count] @ weight
+    took = time.process_time() - started
+    return took + product(rows, inputs, gates, kind) + product(draws * rows, hidden, gates, kind, 1)
 
 
 def product(rows: int, inputs: int, outputs: int, kind: torch.dtype, times: int = 3) -> float:
@@ -321,9 +327,16 @@ def _peak_of(workload: Workload, name: str, batches: int, seed: int) -> float:
     torch.set_num_threads(1)
     way = ways(workload, batches, seed)[name]
     way.batches = [max(way.batches, key=lambda b: int(b["audio"].lengths.sum()))]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = memory("VmRSS")
     way.step(0)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return memory("VmHWM") - before
+
+
+def memory(name: str) -> float:
+    """MiB of this process, now (VmRSS) or at most so far (VmHWM), as Linux tells it; NaN on other systems."""
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(name)), math.nan)
 
 
 def with_steps(growth: list[int], repeats: int, seed: int) -> list[str]:
