@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.world import Scores
-from mmseqvae.model import MultimodalVAE, effective_draws, log_mean_exp
+from mmseqvae.estimates import effective_draws, log_mean_exp
+from mmseqvae.model import MultimodalVAE
 from mmseqvae.priors import Prior
 from mmseqvae.sequence import Sequence
 

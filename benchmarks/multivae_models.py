@@ -30,7 +30,7 @@ from pythae.models.nn import BaseDecoder, BaseEncoder
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
-from mmseqvae.model import log_mean_exp
+from mmseqvae.estimates import log_mean_exp
 from mmseqvae.priors import Prior
 
 LATENT = 32

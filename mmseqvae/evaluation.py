@@ -18,6 +18,7 @@ from tqdm import tqdm
 from mmseqvae.audio import LogMel
 from mmseqvae.data import Batch, SequenceDataset
 from mmseqvae.decoders import FrameDecoder
+from mmseqvae.estimates import effective_draws, log_mean_exp
 from mmseqvae.frames import FrontEnd as FrameFrontEnd
 from mmseqvae.measures import (
     Share,
@@ -26,7 +27,7 @@ from mmseqvae.measures import (
     exact_match,
     mel_cepstral_distortion,
 )
-from mmseqvae.model import MultimodalVAE, effective_draws, log_mean_exp
+from mmseqvae.model import MultimodalVAE
 from mmseqvae.pretrained import Trained, to_device
 from mmseqvae.priors import Prior, divergence
 from mmseqvae.sampling import FrameSampling

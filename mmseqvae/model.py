@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from mmseqvae.conditionals import answer, fit_conditional
 from mmseqvae.decoders import TokenDecoder
 from mmseqvae.estimates import Scored
-from mmseqvae.estimates import effective_draws as effective_draws
-from mmseqvae.estimates import log_mean_exp as log_mean_exp
 from mmseqvae.flows import fit_flow
 from mmseqvae.fusion import Encoded, Fusion, poe
 from mmseqvae.gaussian import Gaussian, Law

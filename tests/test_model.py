@@ -22,11 +22,12 @@ from torch import Tensor, nn
 
 from mmseqvae.decoders import FrameDecoder, TokenDecoder
 from mmseqvae.encoders import FrameEncoder, TokenEncoder
+from mmseqvae.estimates import effective_draws, log_mean_exp
 from mmseqvae.fusion import moe
 from mmseqvae.gaussian import Gaussian
 from mmseqvae.likelihoods import Normal
 from mmseqvae.modalities import Covariate, Modality
-from mmseqvae.model import MultimodalVAE, effective_draws, log_mean_exp
+from mmseqvae.model import MultimodalVAE
 from mmseqvae.objectives import elbo
 from mmseqvae.priors import LearntMixture, Mixture
 from mmseqvae.sampling import FrameSampling, TokenSampling

@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from mmseqvae.estimates import effective_draws
 from mmseqvae.gaussian import Gaussian, parts
-from mmseqvae.model import Batch, MultimodalVAE, effective_draws
+from mmseqvae.model import Batch, MultimodalVAE
 from mmseqvae.objectives.terms import Terms, Weights, check_weights, diagnostics, rate, register, weighted
 
 GRADIENTS = ("dreg", "iwae")

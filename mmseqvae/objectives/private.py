@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from mmseqvae.estimates import effective_draws
 from mmseqvae.gaussian import Gaussian, GaussianMixture, Posterior
-from mmseqvae.model import Batch, MultimodalVAE, effective_draws
+from mmseqvae.model import Batch, MultimodalVAE
 from mmseqvae.objectives.mixtures import check_importance, combine, over_parts
 from mmseqvae.objectives.terms import Terms, Weights, check_weights, diagnostics, rate, register, weighted
 
