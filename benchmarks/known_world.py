@@ -44,20 +44,22 @@ RESULTS = Path(__file__).with_name("results")
 LATENT, HIDDEN = 6, 32
 COMPONENTS = 50  # of the prior that is fitted, and of the one that is learnt
 PAIRS, BATCH, RATE, CLIP = 200_000, 256, 5e-3, 20.0
-TEST = 500
+FITTED, TEST = 4000, 500
 
 
 @dataclass(frozen=True)
 class Run:
     """One construction: an objective with its options, the fusion that belongs to it, the prior it is trained with.
 
-    private: dimensions of each modality's own, of the LATENT that it reads and writes.
+    private: dimensions of each modality's own, of the LATENT that it reads and writes. conditional: "mixture" or
+    "flow", the kind of q(z | x_m) that is fitted after training in place of the Gaussian one; none by default.
     """
 
     objective: str
     fusion: str = "poe"
     prior: str = "standard"
     private: int = 0
+    conditional: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
@@ -77,6 +79,7 @@ RUNS: dict[str, Run] = {
     "MVTCAE": Run("mvtcae", "poe-without-base"),
     "JMVAE": Run("jmvae", "joint"),
     "TELBO": Run("telbo", "joint"),
+    "JNF": Run("elbo", "joint", conditional="flow"),
     "CVAE, t to a": Run("cvae", "joint"),
     "CRMVAE": Run("coordinated", options={"tokens": 0.0, "own": 1.0}),
     "DMVAE": Run("dmvae", private=2),
@@ -91,6 +94,10 @@ RUNS: dict[str, Run] = {
     ),
     "MMVAE, prior learnt": Run("mixture", "moe", "mixture"),
     "MVTCAE, prior learnt": Run("mvtcae", "poe-without-base", "mixture"),
+    "MVTCAE, prior learnt, mixtures given m": Run("mvtcae", "poe-without-base", "mixture", conditional="mixture"),
+    "coordinated 0.1, prior learnt, mixtures given m": Run(
+        "coordinated", prior="mixture", conditional="mixture", options={"coordination": 0.1}
+    ),
 }
 
 
@@ -216,8 +223,10 @@ def trained(run: Run, pairs: Draws, steps: int, seed: int) -> MultimodalVAE:
         optimizer.step()
     model.eval()
     with torch.no_grad():
-        z = model.posterior(some(pairs, torch.arange(4000))).rsample()
-    model.fit_prior(z, COMPONENTS, seed)
+        encoded = model.encode(some(pairs, torch.arange(FITTED)))
+        model.fit_prior(encoded.posterior().rsample(), COMPONENTS, seed)
+        for name in encoded.names if run.conditional else ():
+            model.fit_conditional(name, encoded, kind=run.conditional, seed=seed)
     return model
 
 
