@@ -146,9 +146,10 @@ class _Layer(torch.autograd.Function):
         shift: Tensor | None, first: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor,
     ) -> Tensor:  # fmt: skip
         hidden, width = w_hh.shape[1], len(w_hh)
-        from_input, from_state = _lowered(w_ih, low).t(), _lowered(w_hh, low).t()
+        from_input, from_state = _lowered(cell.scaled(w_ih), low).t(), _lowered(w_hh, low).t()
         bias, state_bias = cell.biases(b_ih, b_hh)
-        added = None if shift is None else shift + bias
+        bias = cell.scaled(bias[:, None])[:, 0]
+        added = None if shift is None else cell.scaled(shift.t()).t() + bias
         mixed = x.new_empty(len(first), width)
         outputs = x.new_empty(draws * len(x), hidden)
         kept = []  # a tensor a piece: small ones are taken from memory that is already mapped
@@ -185,7 +186,8 @@ class _Layer(torch.autograd.Function):
         hidden, width = w_hh.shape[1], len(w_hh)
         to_input, to_state = _lowered(cell.rolled(w_ih), low), _lowered(w_hh, low)
         most = draws * max((end - start for *_, start, end in ctx.parts), default=0)
-        buffer, history = x.new_empty(most, cell.width * hidden), x.new_empty(most, hidden)
+        buffer, history = x.new_empty(most, cell.width * hidden), x.new_empty(most, hidden, dtype=low or x.dtype)
+        lowered = buffer if low is None else buffer.to(low)  # the same gradients, for the products
         d_first = torch.zeros_like(first)  # gradient of the state after the step at hand; in the end, of the first
         scratch = torch.empty_like(first), torch.empty_like(first)
         d_x, d_ih, d_hh = torch.empty_like(x), torch.zeros_like(w_ih), torch.zeros_like(w_hh)
@@ -193,7 +195,7 @@ class _Layer(torch.autograd.Function):
         total, b = x.new_zeros(cell.width * hidden), len(outputs)
         for index, (step, last, start, end) in reversed(list(enumerate(ctx.parts))):
             gates, more = kept[2 * index : 2 * index + 2]
-            d, h = buffer[: len(gates)], history[: len(gates)]
+            d, d_low, h = buffer[: len(gates)], lowered[: len(gates)], history[: len(gates)]
             for t in reversed(range(step, last)):
                 rows = draws * counts[t]
                 a, b, after = b - rows, b - rows, outputs[b - rows : b]
@@ -202,18 +204,18 @@ class _Layer(torch.autograd.Function):
                 h[here] = before
                 carried.add_(gradient[a : a + rows])
                 cell.backward(d[here], gates[here], more[here], before, after, carried, *scratch)
-                through = d[here, -width:]
                 if low is None:
-                    carried.addmm_(through, w_hh)
+                    carried.addmm_(d[here, -width:], w_hh)
                 else:
-                    carried.add_(torch.mm(through.to(low), to_state))
+                    carried.add_(torch.mm(d_low[here].copy_(d[here])[:, -width:], to_state))
                 if d_shift is not None:
                     d_shift[:rows].add_(d[here, :width])
-            into = d[:, :width] if draws == 1 else d.view(-1, draws, d.shape[1])[..., :width].sum(1)
-            into = _lowered(into, low)
+            into = d_low[:, :width]
+            if draws > 1:
+                into = _lowered(d.view(-1, draws, d.shape[1])[..., :width].sum(1), low)
             torch.mm(into, to_input, out=d_x[start:end]) if low is None else d_x[start:end].copy_(into @ to_input)
             _add_product(d_ih, into, _lowered(x[start:end], low))
-            _add_product(d_hh, _lowered(d[:, -width:], low), _lowered(h, low))
+            _add_product(d_hh, d_low[:, -width:], h)
             total += d.sum(0)
         d_ih, b_ih = cell.unrolled(d_ih), cell.unrolled(total[:width])
         d_shift = None if d_shift is None else cell.unrolled(d_shift.t()).t()
@@ -233,8 +235,8 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def _tanh_(x: Tensor) -> Tensor:
-    """tanh x = 2 sigmoid(2 x) - 1 in place: a third of the time of torch's tanh, equal to the last bits of 1."""
-    return x.mul_(2).sigmoid_().mul_(2).sub_(1)
+    """tanh x = 1 - 2 sigmoid(-2 x), in place of -2 x: a fifth of the time of torch's, equal to the last bits of 1."""
+    return torch.add(x.new_ones(()), x.sigmoid_(), alpha=-2, out=x)
 
 
 class _Cell:
@@ -243,9 +245,9 @@ class _Cell:
     gates: how many it has; more: what else it keeps; width: columns of its gradients, all in units of H. The first
     `gates` columns of the gradients belong to W x + b, in the order of `rolled`, the last `gates` to U h.
 
-    forward(gates [k, G H] = W x + b, mixed [k, G H] = U h, the bias of U h, more, before, after) fills more and after,
-    and leaves the gates activated. backward(d, gates, more, before, after, dh, scratch, scratch) fills d [k, width]; dh
-    [k, H] is the gradient of h' and becomes what goes straight to h; scratch is [B, H] of anything.
+    forward(gates [k, G H] = W x + b `scaled`, mixed [k, G H] = U h, the bias of U h, more, before, after) fills more and
+    after, and leaves the gates activated. backward(d, gates, more, before, after, dh, scratch, scratch) fills d
+    [k, width]; dh [k, H] is the gradient of h' and becomes what goes straight to h; scratch is [B, H] of anything.
     """
 
     gates, more, width = 1, 0, 1
@@ -253,6 +255,11 @@ class _Cell:
     @staticmethod
     def biases(b_ih: Tensor, b_hh: Tensor) -> tuple[Tensor, Tensor | None]:
         return b_ih + b_hh, None
+
+    @staticmethod
+    def scaled(rows: Tensor) -> Tensor:
+        """[G H, ...]: times -2 where a tanh follows."""
+        return -2 * rows
 
     @staticmethod
     def rolled(rows: Tensor) -> Tensor:
@@ -266,7 +273,7 @@ class _Tanh(_Cell):
 
     @staticmethod
     def forward(gates: Tensor, mixed: Tensor, bias: None, more: Tensor, before: Tensor, after: Tensor) -> None:
-        _tanh_(torch.add(gates, mixed, out=after))
+        _tanh_(torch.add(gates, mixed, alpha=-2, out=after))
 
     @staticmethod
     def backward(
@@ -290,6 +297,12 @@ class _Gru(_Cell):
         return both, b_hh[2 * hidden :]
 
     @staticmethod
+    def scaled(rows: Tensor) -> Tensor:
+        rows = rows.clone()
+        rows[-(len(rows) // 3) :] *= -2
+        return rows
+
+    @staticmethod
     def rolled(rows: Tensor) -> Tensor:
         """r, z, n -> n, r, z."""
         return rows.roll(len(rows) // 3, 0)
@@ -303,7 +316,7 @@ class _Gru(_Cell):
         split = 2 * more.shape[1]
         r, z = gates[:, :split].add_(mixed[:, :split]).sigmoid_().chunk(2, 1)
         torch.add(mixed[:, split:], bias, out=more)
-        n = _tanh_(gates[:, split:].addcmul_(r, more))
+        n = _tanh_(gates[:, split:].addcmul_(r, more, value=-2))
         torch.lerp(n, before, z, out=after)
 
     @staticmethod
