@@ -245,8 +245,8 @@ class _Cell:
     gates: how many it has; more: what else it keeps; width: columns of its gradients, all in units of H. The first
     `gates` columns of the gradients belong to W x + b, in the order of `rolled`, the last `gates` to U h.
 
-    forward(gates [k, G H] = W x + b `scaled`, mixed [k, G H] = U h, the bias of U h, more, before, after) fills more and
-    after, and leaves the gates activated. backward(d, gates, more, before, after, dh, scratch, scratch) fills d
+    forward(gates [k, G H] = W x + b `scaled`, mixed [k, G H] = U h, the bias of U h, more, before, after) fills more
+    and after, and leaves the gates activated. backward(d, gates, more, before, after, dh, scratch, scratch) fills d
     [k, width]; dh [k, H] is the gradient of h' and becomes what goes straight to h; scratch is [B, H] of anything.
     """
 
