@@ -6,7 +6,7 @@ in `benchmarks/`, trained on real recordings that no generator has touched. Meas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +73,7 @@ def cross_generation(
     draws: int = 50,
     joint: int = 1000,
     waves: bool = True,
+    priors: Mapping[str, Prior] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -80,9 +81,10 @@ def cross_generation(
 
     dataset: real items that the model has not seen; its distinct texts are the words. train: what the model learnt
     from. judge_digit hears one of the words, judge_speaker a voice; points: [B, F] for log-mels, where copies of
-    recordings are looked for. draws: of every word; joint: pairs of every prior. Shares are given for the log-mels and,
-    with `waves`, for the log-mels of the waveforms that Griffin-Lim makes of them. One latent is drawn for each item,
-    from the posterior; text is greedy; frames have noise 0.5 unless said.
+    recordings are looked for. draws: of every word; joint: pairs of every one of `priors`, by default the model's own
+    and a small mixture. Shares are given for the log-mels and, with `waves`, for the log-mels of the waveforms that
+    Griffin-Lim makes of them. One latent is drawn for each item, from the posterior; text is greedy; frames have noise
+    0.5 unless said.
     Raises ValueError where a modality is of the wrong kind or no item has both.
     """
     front_end, tokenizer = trained.front_ends.get(audio), trained.front_ends.get(text)
@@ -91,7 +93,8 @@ def cross_generation(
     trained.model.eval()
     real, texts = _whole(dataset, audio, text, tokenizer)
     words = sorted(set(texts))
-    clips = (len(NOISES) * draws * len(words) + len(real) + 3 * joint) if waves else 0
+    priors = _priors(trained, train, seed) if priors is None else priors
+    clips = (len(NOISES) * draws * len(words) + len(real) + len(priors) * joint) if waves else 0
     with tqdm(total=clips, desc="judging", unit="clip", disable=not (progress and waves), leave=False) as bar:
         listening = _Listening(front_end, bar, waves)
         said = {noise: _say(trained, words, draws, noise, audio, text, seed) for noise in NOISES}
@@ -124,7 +127,7 @@ def cross_generation(
             "audio_to_audio": _repeated(trained, real, audio, judge_digit, judge_speaker, listening, seed),
             "joint": {
                 name: _pairs(trained, prior, joint, words, audio, text, judge_digit, listening, seed)
-                for name, prior in _priors(trained, train, seed).items()
+                for name, prior in priors.items()
             },
         }
 

@@ -81,10 +81,9 @@ def fit_conditional(
     with seeded(seed):
         conditional = Conditional(joint.mean.shape[-1], kind, len(start.log_weights)).to(joint.mean)
     conditional.net.begin(z, start.mixture(), line)
-    with torch.enable_grad():
-        reached = fit_by_likelihood(
-            conditional.net, lambda noise: joint.rsample(generator=noise), stop, *contexts, seed=seed, progress=progress
-        )
+    reached = fit_by_likelihood(
+        conditional.net, lambda noise: joint.rsample(generator=noise), stop, *contexts, seed=seed, progress=progress
+    )
     return conditional, reached
 
 

@@ -81,8 +81,9 @@ def likelihood(
 
     The proposal is the joint posterior; all priors of the model are scored on the same draws (Burda et al. 2016,
     eq. 8): N(0, I), the one learnt with the model, the one fitted after. A prior has `nll` in model units (standardised
-    frames), `nll_own_units` with the Jacobian of the standardisation added, both also per step of any modality, and the
-    mean effective number of draws. `elbo` is the plain bound under the prior that the model was trained with.
+    frames) with its standard error over the items, `nll_own_units` with the Jacobian of the standardisation added, both
+    also per step of any modality, and the mean effective number of draws. `elbo` is the plain bound under the prior
+    that the model was trained with.
     """
     model, generator = trained.model, trained.model.generator(seed)
     priors: dict[str, Prior] = {"standard": model.standard}
@@ -130,11 +131,13 @@ def likelihood(
     jacobian = sum(steps[name] * trained.front_ends[name].log_jacobian for name in names) / len(dataset)
 
     def bound(name: str, prior: Prior) -> dict[str, Any]:
-        nll = float(merged[f"nll {name}"].mean())
+        each = merged[f"nll {name}"]
+        nll = float(each.mean())
         own = nll - jacobian
         return {
             "prior": str(prior),
             "nll": nll,
+            "standard_error": float(each.std() / math.sqrt(len(each))) if len(each) > 1 else None,
             "nll_per_step": nll * len(dataset) / every,
             "nll_own_units": own,
             "nll_own_units_per_step": own * len(dataset) / every,

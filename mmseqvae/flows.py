@@ -191,6 +191,7 @@ def fit_flow(z: Tensor, components: int, seed: int = 0, progress: bool = False, 
     return flow
 
 
+@torch.enable_grad()
 def fit_by_likelihood(
     net: MixtureFlow,
     draws: Callable[[torch.Generator], Tensor],

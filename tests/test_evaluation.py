@@ -17,7 +17,7 @@ from mmseqvae.measures import Share
 from mmseqvae.modalities import Modality
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.pretrained import Trained, build
-from mmseqvae.priors import LearntMixture
+from mmseqvae.priors import LearntMixture, StandardNormal
 from mmseqvae.sequence import Sequence
 from mmseqvae.text import Tokenizer
 from tests.exact import LOG_P, B, LinearDecoder, LinearEncoder, S, W, X
@@ -111,6 +111,7 @@ def test_likelihood_of_a_model_known_in_closed_form() -> None:
     assert found["priors"].keys() == {"standard"}
     assert prior["prior"] == "N(0, I)"
     assert prior["nll"] == pytest.approx(exact, abs=1e-5)
+    assert prior["standard_error"] == pytest.approx(0, abs=1e-5)  # three equal items
     assert prior["nll_per_step"] == pytest.approx(exact / 2, abs=1e-5)  # one frame of each modality
     assert prior["effective_draws"] == pytest.approx(7, abs=1e-4)
     assert prior["nll_own_units"] == pytest.approx(exact + 5 * np.log(2), abs=1e-5)  # five channels, each twice as wide
@@ -125,6 +126,7 @@ def test_evaluate_counts_only_what_is_there() -> None:
     bound = found["likelihood"]
     assert bound["priors"].keys() == {"standard", "fitted"}
     assert "mixture of 2" in bound["priors"]["fitted"]["prior"]
+    assert bound["priors"]["standard"]["standard_error"] > 0.1
     assert -bound["elbo"] > bound["priors"]["standard"]["nll"]  # more draws, a tighter bound
     assert bound["steps_an_item"]["audio"] == pytest.approx(dataset.lengths("audio").sum() / 7)
     assert found["tokens"]["text"]["from audio"]["exact"]["of"] == 6  # the seventh has no recording
@@ -196,7 +198,11 @@ def test_a_perfect_model_is_found_perfect_and_its_copies_are_seen() -> None:
 def test_a_model_that_says_the_other_word_is_found_out() -> None:
     trained, train = corpus(8)
     trained.model = Perfect(train, say=lambda word: "ba" if word == "ab" else "ab")
-    found = cross_generation(trained, train, train, hear, hear, points, draws=3, joint=4, waves=False, progress=False)
+    priors = {"mine": StandardNormal(trained.model.latent)}
+    found = cross_generation(
+        trained, train, train, hear, hear, points, draws=3, joint=4, waves=False, priors=priors, progress=False
+    )
+    assert found["joint"].keys() == {"mine"}
     assert found["text_to_audio"]["noise 0.5"] == {"log_mel": share_to_dict(Share(0, 6))}
     assert found["variety"]["diversity"] == 0  # only correct draws have variety
     assert found["variety"]["copying"] is None

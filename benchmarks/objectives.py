@@ -1,0 +1,200 @@
+"""Which way to share a latent is best? Every objective with the same networks, budget and judges, on spoken digits.
+
+    python -m benchmarks.objectives --data-dir DIR                                 # one seed each, on validation
+    python -m benchmarks.objectives --data-dir DIR --options objective.beta=3      # the same with another setting
+    python -m benchmarks.objectives --data-dir DIR --split test --rows coordinated mopoe --seeds 0 1 2
+
+A row is trained for two minutes of processor time on one thread, then judged as the recipe is. Every finished run is a
+line of benchmarks/results/objectives.jsonl and is not run again; the table of all of them, MultiVae's models among them
+(benchmarks/peers.py), is objectives.md, the picture objectives.png. On the split "valid" (takes 5 to 9 of every digit
+and voice) neither the model nor the judges learnt from what they are measured on; "test" (takes 0 to 4) trains on both.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from benchmarks.ledger import Ledger, Record
+from benchmarks.listeners import Listeners
+from benchmarks.objectives_page import page, picture
+from benchmarks.trial import Setup, folder_of, judged, pace_of, surroundings, trained_within, unwatched
+from benchmarks.turns import Run, take_turns
+from mmseqvae.config import CACHE_DIR
+from mmseqvae.data import Corpus, prepare
+from mmseqvae.files import replacing, write_text
+from recipes import spoken_digits as recipe
+
+RESULTS = Path(__file__).with_name("results")
+
+# What every row says, so that a run is known by it whatever the library's defaults become.
+BASE: dict[str, Any] = {
+    "model.fusion": "poe", "model.prior": "standard", "model.latent": 32,
+    "objective.beta": 1.0, "objective.token_weight": 30.0,
+}  # fmt: skip
+
+
+def row(objective: str, fusion: str = "poe", prior: str = "standard", **options: Any) -> dict[str, Any]:
+    """Settings of a row. prior: "mixture-40" and the like name the components."""
+    kind, _, components = prior.partition("-")
+    sized = {"model.prior_components": int(components)} if components else {}
+    return {**BASE, "objective.name": objective, "model.fusion": fusion, "model.prior": kind, **sized,
+            **{f"objective.options.{name}": value for name, value in options.items()}}  # fmt: skip
+
+
+# What the decoders read is 32 dimensions everywhere, also where half of them are private.
+PRIVATE = {"model.latent": 16, "model.private": 16}
+
+ROWS: dict[str, dict[str, Any]] = {
+    "elbo": row("elbo"),
+    "mvae": row("mvae"),
+    "mmvae": row("mixture", "moe"),
+    "mmvae-loose": row("mixture", "moe", tight=False),
+    "mmvae-iwae": row("importance", "moe", draws=4, gradient="iwae"),
+    "mmvae-dreg": row("importance", "moe", draws=4),
+    "mmvae-dreg-loose": row("importance", "moe", draws=4, tight=False),
+    "mopoe": row("mixture", "mopoe", tight=False, stratified=False),
+    "mopoe-tight": row("mixture", "mopoe"),
+    "mvtcae": row("mvtcae", "poe-without-base"),
+    "jmvae": row("jmvae", "joint"),
+    "telbo": row("telbo", "joint"),
+    "jnf": row("elbo", "joint") | {"conditionals": "flow"},
+    "cvae": row("cvae", "joint"),
+    "crmvae": row("coordinated", tokens=0.0, own=1.0),
+    "dmvae": row("dmvae") | PRIVATE,
+    "mmvae-plus": row("mmvae_plus", "moe") | PRIVATE,
+    "coordinated": row("coordinated"),
+    "coordinated-cross": row("coordinated", cross=0.1),
+    "coordinated-detached": row("coordinated", detach=True),
+    "coordinated-half": row("coordinated", coordination=0.5),
+    "coordinated-generalised": row("coordinated", "generalised-poe"),
+    "coordinated-attention": row("coordinated", "attention"),
+    "coordinated-joint": row("coordinated", "joint"),
+    "coordinated-private": row("coordinated") | PRIVATE,
+    "coordinated-after-mixture": row("coordinated") | {"conditionals": "mixture"},
+    "coordinated-after-flow": row("coordinated") | {"conditionals": "flow"},
+    "vamp-50": row("coordinated", prior="vamp-50"),
+    "mixture-40": row("coordinated", prior="mixture-40"),
+    "mixture-40-cross": row("coordinated", prior="mixture-40", cross=0.1),
+    "mixture-40-detached": row("coordinated", prior="mixture-40", detach=True),
+    "mixture-40-joint-detached": row("coordinated", "joint", "mixture-40", detach=True),
+    "mixture-40-after-mixture": row("coordinated", prior="mixture-40") | {"conditionals": "mixture"},
+    "mixture-40-after-flow": row("coordinated", prior="mixture-40") | {"conditionals": "flow"},
+    "mixture-100": row("coordinated", prior="mixture-100"),
+    "mixture-100-detached-after-mixture": row("coordinated", prior="mixture-100", detach=True)
+    | {"conditionals": "mixture"},
+}
+
+
+def main(
+    data_dir: Path | None = None,
+    rows: list[str] | None = None,
+    seeds: list[int] = [0],  # noqa: B006
+    split: Literal["valid", "test"] = "valid",
+    seconds: float = 120,
+    options: list[str] | None = None,
+    side_by_side: int = 2,
+    draws: int = 50,
+    pairs: int = 1000,
+    cache_dir: Path = Path(CACHE_DIR),
+    out: Path = Path("runs/objectives"),
+    results: Path = RESULTS,
+) -> None:
+    """Train and judge what is not in the results yet, and write table and picture of everything that is.
+
+    Args:
+        data_dir: folder with the recordings of the Free Spoken Digit Dataset; without it they are downloaded.
+        rows: which of them to run, by default all.
+        seeds: one training of each row for each.
+        split: what is measured on; settings are chosen on valid.
+        seconds: of processor time that a training may take, on one thread.
+        options: settings of all rows as NAME=VALUE, such as objective.beta=3 or training.learning_rate=0.001.
+        side_by_side: runs at a time, one thread each.
+        draws: recordings of each word that are generated and judged.
+        pairs: matching pairs that are generated and judged, from each prior.
+        cache_dir: where recordings, features and judges are kept.
+        out: folder of the trained models, which are kept and used again.
+        results: folder of the results.
+    """
+    names = list(ROWS) if rows is None else rows
+    if strange := sorted(set(names) - set(ROWS)):
+        raise ValueError(f"--rows names {strange}; there are {', '.join(ROWS)}")
+    further = dict(map(parsed, options or []))
+    common = {"split": split, "seconds": seconds, "draws": draws, "pairs": pairs}
+    runs: list[Run] = [
+        {"row": name, "settings": ROWS[name] | further, "seed": seed, **common} for seed in seeds for name in names
+    ]
+    for run in runs:
+        Setup.of(run["settings"])  # mistakes are known before hours of work
+    ledger = Ledger(results / "objectives.jsonl")
+    if any(ledger.find(run) is None for run in runs):
+        place = Place.prepare(cache_dir, data_dir, split, out)
+        take_turns(functools.partial(tried, place), runs, ledger, side_by_side, functools.partial(folder_of, out))
+    peers = Ledger(results / "peers.jsonl").records()
+    text = page(ledger.records(), peers, ROWS)
+    print(text)
+    write_text(results / "objectives.md", text + "\n")
+    for measured in sorted({record["run"]["split"] for record in ledger.records()}):
+        name = "objectives.png" if measured == "test" else f"objectives-{measured}.png"
+        with replacing(results / name) as part:
+            picture(ledger.records(), peers, ROWS, measured, part)
+
+
+def parsed(option: str) -> tuple[str, Any]:
+    """ "objective.beta=3" -> ("objective.beta", 3); what is no number, true or false is text."""
+    name, equals, value = option.partition("=")
+    if not equals:
+        raise ValueError(f"--options takes NAME=VALUE, got {option!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+class Place:
+    """Where the data, judges and models of a benchmark are; small, since processes are handed it."""
+
+    def __init__(self, manifest: Path, split: str, cache_dir: Path, out: Path) -> None:
+        self.manifest, self.split, self.cache_dir, self.out = manifest, split, cache_dir, out
+
+    @classmethod
+    def prepare(cls, cache_dir: Path, data_dir: Path | None, split: str, out: Path) -> Place:
+        """Features and judges are made here, before several processes would make them at once."""
+        manifest = recipe.prepare_fsdd(cache_dir, data_dir, holdout=split == "valid")
+        bench(manifest, split, cache_dir)
+        return cls(manifest, split, cache_dir, out)
+
+
+@functools.cache
+def bench(manifest: Path, split: str, cache_dir: Path) -> tuple[Corpus, Listeners]:
+    """The recordings, and the judges, who learnt from the training recordings of this manifest alone."""
+    corpus = prepare(manifest, audio=recipe.AUDIO, cache_dir=cache_dir)
+    return corpus, recipe.judged(corpus, split, cache_dir)
+
+
+def tried(place: Place, run: Run) -> Record:
+    """Train and judge one run."""
+    torch.set_num_threads(1)
+    corpus, judges = bench(place.manifest, place.split, place.cache_dir)
+    setup = Setup.of(run["settings"])
+    trained, training = trained_within(
+        unwatched(corpus), setup, run["seed"], run["seconds"], folder_of(place.out, run), pace_of(place.out, run)
+    )
+    started = time.process_time()
+    figures = judged(
+        trained, setup, corpus.datasets["train"], corpus.datasets[place.split], judges,
+        run["draws"], run["pairs"], run["seed"],
+    )  # fmt: skip
+    taken = {"judging_seconds": time.process_time() - started}
+    return {"training": training, **figures, **taken, **surroundings()}
+
+
+if __name__ == "__main__":
+    from mmseqvae.arguments import run
+
+    run(main, prog="python -m benchmarks.objectives")

@@ -1,0 +1,270 @@
+"""One trial: a model trained within a budget on spoken words, its priors fitted, and all that is heard in it.
+
+Every trial of a benchmark has the same networks, likelihood and scale rule unless its settings say otherwise, the same
+budget of processor time on one thread, and the same judges, who never heard what they judge by. The budget is met in
+whole epochs, whose number follows from the time of some steps; every seed of the same settings has the same number.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import itertools
+import json
+import platform
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.ledger import Record
+from benchmarks.listeners import Listeners
+from mmseqvae.coherence import cross_generation
+from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
+from mmseqvae.data import Corpus, SequenceDataset, encode_items, make_loader
+from mmseqvae.evaluation import latent, likelihood
+from mmseqvae.files import write_json
+from mmseqvae.flows import fit_flow
+from mmseqvae.fusion import Encoded
+from mmseqvae.pretrained import Trained, build, encoded, load, start_prior
+from mmseqvae.priors import Prior, Resampled, WordThenPosterior, fit_mixture
+from mmseqvae.text import Tokenizer
+from mmseqvae.training import Training, fit, reconstruction_weights
+
+COMPONENTS = 50  # the most that a fitted mixture may have, diagonal; validation chooses
+NLL_DRAWS = 100
+PROBED = 40  # steps whose time tells how many epochs fit into the budget
+WARM_UPS = {"beta": 3, "learning rate": 10}  # warm-ups take at most this fraction of the steps: one in ...
+CONFIGS: dict[str, type] = {"model": ModelConfig, "objective": ObjectiveConfig, "training": TrainingConfig}
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """conditionals: "mixture" or "flow" for flexible q(z | x_m) of single modalities, fitted after training; "none"."""
+
+    model: ModelConfig
+    objective: ObjectiveConfig
+    training: TrainingConfig
+    conditionals: str = "none"
+
+    @classmethod
+    def of(cls, settings: Settings) -> Setup:
+        """From what differs from the library's defaults, by name: {"objective.name": "jmvae", "model.fusion": "joint"}.
+
+        "objective.options.NAME" and "objective.weights.NAME" set one entry of these. Raises ValueError for a name that
+        is not known.
+        """
+        parts: dict[str, dict[str, Any]] = {name: {} for name in CONFIGS}
+        for name, value in settings.items():
+            part, _, field = name.partition(".")
+            field, _, entry = field.partition(".")
+            known = {f.name for f in fields(CONFIGS[part])} if part in CONFIGS else set()
+            if name != "conditionals" and (field not in known or bool(entry) != (field in ("options", "weights"))):
+                raise ValueError(f"there is no setting {name!r}: it must be conditionals or PART.FIELD of {[*CONFIGS]}")
+            if entry:
+                parts[part].setdefault(field, {})[entry] = value
+            elif name != "conditionals":
+                parts[part][field] = value
+        return cls(
+            ModelConfig(**parts["model"]), ObjectiveConfig(**parts["objective"]), TrainingConfig(**parts["training"]),
+            settings.get("conditionals", "none"),
+        )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------- training
+
+
+def trained_within(
+    corpus: Corpus, setup: Setup, seed: int, seconds: float, folder: Path, pace: Path
+) -> tuple[Trained, Record]:
+    """Train for as many whole epochs as take `seconds` of processor time, at least one; the model and how it went.
+
+    What is finished in `folder` is kept, what was interrupted starts anew. pace: a file that keeps the measured time,
+    for all seeds of a setup.
+    """
+    done = folder / "trial.json"  # written last
+    if done.exists():
+        return load(folder), json.loads(done.read_text(encoding="utf-8"))
+    if folder.exists():
+        shutil.rmtree(folder)
+    if not pace.exists():
+        write_json(pace, {"seconds_an_item": seconds_an_item(corpus, setup)})
+    an_item = json.loads(pace.read_text(encoding="utf-8"))["seconds_an_item"]
+    rows = len(corpus.datasets["train"])
+    whole = max(1, round(seconds / (an_item * rows)))
+    setup = shortened(setup, rows, whole, seed)
+    started, began = time.process_time(), time.monotonic()
+    trained = fit(corpus, folder, model=setup.model, objective=setup.objective, training=setup.training, progress=False)
+    taken = time.process_time() - started
+    how = {
+        "epochs": setup.training.pretraining + setup.training.epochs,
+        "seconds": taken,
+        "wall_seconds": time.monotonic() - began,
+        "samples_a_second": 1 / an_item,
+        "parameters": sum(p.numel() for p in trained.model.parameters()),
+        "beta_warm_up": setup.objective.beta_warm_up,
+    }
+    write_json(done, how)
+    return trained, how
+
+
+def shortened(setup: Setup, rows: int, epochs: int, seed: int) -> Setup:
+    """The setup for that many epochs: pretraining is among them, and warm-ups are a part of the steps at most."""
+    training = setup.training
+    left = max(1, epochs - training.pretraining)
+    steps = left * -(-rows // training.batch_size)
+    return replace(
+        setup,
+        objective=replace(
+            setup.objective, beta_warm_up=min(setup.objective.beta_warm_up, steps // WARM_UPS["beta"])
+        ),
+        training=replace(
+            training, epochs=left, warm_up=min(training.warm_up, steps // WARM_UPS["learning rate"]),
+            components=1,  # priors are fitted with the judging
+            seed=seed, threads=1,
+        ),
+    )  # fmt: skip
+
+
+def seconds_an_item(corpus: Corpus, setup: Setup) -> float:
+    """Processor time of a training step over its items, mean over PROBED steps or an epoch, after three others.
+
+    Processor time, since a machine that others use too prolongs it less.
+    """
+    torch.manual_seed(0)
+    dataset = corpus.datasets["train"]
+    longest = {name: 2 * max(int(d.lengths(name).max(initial=0)) for d in corpus.datasets.values()) + 1
+               for name in corpus.front_ends}  # fmt: skip
+    model = build(corpus.front_ends, longest, setup.model).train()
+    start_prior(model, dataset)
+    weights = reconstruction_weights(corpus, setup.objective)
+    module = Training(model, setup.objective, setup.training, weights, total_steps=PROBED)
+    optimizer = torch.optim.Adam(model.parameters())
+    batches = list(itertools.islice(make_loader(dataset, setup.training.batch_size), PROBED))
+    started = 0.0
+    for number, batch in enumerate([*batches[:3], *batches]):
+        if number == len(batches[:3]):
+            started = time.process_time()
+        optimizer.zero_grad()
+        (module.penalty() - module.terms(batch).objective.mean()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), setup.training.clip)
+        optimizer.step()
+    return (time.process_time() - started) / sum(len(next(iter(batch.values()))) for batch in batches)
+
+
+# --------------------------------------------------------------------------------------------------------- judging
+
+
+def judged(
+    trained: Trained, setup: Setup, train: SequenceDataset, dataset: SequenceDataset, judges: Listeners,
+    draws: int, pairs: int, seed: int,
+) -> Record:  # fmt: skip
+    """All figures of a trained model on `dataset`: what judges hear, likelihoods, the latent; for the ledger."""
+    model = trained.model.eval()
+    said = encoded(model, train)
+    if setup.conditionals != "none":
+        for name in model.readable:
+            model.fit_conditional(name, said, kind=setup.conditionals, seed=seed)
+    tokenizer = trained.front_ends["text"]
+    assert isinstance(tokenizer, Tokenizer)
+    texts = dataset.__getitems__(range(len(dataset)))["text"].items()
+    words = sorted({tokenizer.decode(item) for item in texts})
+    heard = cross_generation(
+        trained, dataset, train, judges.word.labels, judges.speaker.labels, judges.word.penultimate,
+        draws=draws, joint=pairs, waves=False, priors=fitted_priors(trained, said, words, seed), seed=seed,
+        progress=False,
+    )  # fmt: skip
+    voice = heard["audio_to_audio"]["speaker_kept"]["log_mel"]["value"]
+    own = judges.accuracy["speaker"]["log_mel"]["value"]
+    return {
+        "coherence": heard,
+        "speaker_kept_over_judge": voice / own if own else None,
+        "likelihood": likelihood(trained, dataset, NLL_DRAWS, seed, progress=False),
+        "latent": latent(trained, dataset),
+        "judges": judges.accuracy,
+    }
+
+
+@torch.no_grad()
+def fitted_priors(trained: Trained, said: Encoded, words: list[str], seed: int) -> dict[str, Prior]:
+    """Every prior that pairs are drawn from: the model's own, two fitted after, two baselines, by name.
+
+    The mixture becomes `model.fitted`. It and the flow are fitted to a draw from the joint posterior of nine training
+    recordings in ten; the tenth chooses how many components and when to stop.
+    """
+    model = trained.model
+    q = said.posterior()[said.here("audio").nonzero().squeeze(-1)]
+    z = q.rsample(generator=model.generator(seed))
+    held = torch.arange(len(z)) % 10 == 9
+    model.fitted = fit_mixture(z[~held], COMPONENTS, seed, valid=z[held])
+    flow = fit_flow(z[~held], COMPONENTS, seed, valid=z[held])
+    asked = model.encode(encode_items(trained.front_ends, [{"text": word} for word in words]), ["text"])
+    own: dict[str, Prior] = {"standard": model.standard} | ({} if model.learnt is None else {"learnt": model.learnt})
+    return own | {
+        "fitted": model.fitted,
+        "flow": flow,
+        "resampled": Resampled(q),
+        "word": Completed(WordThenPosterior(model.answer(asked)), model.known(asked)[0], model.prior),
+    }
+
+
+class Completed(Prior):
+    """`first`, whose draws are completed by `then` in the dimensions that it does not know, as in generation."""
+
+    def __init__(self, first: Prior, known: Tensor, then: Prior) -> None:
+        super().__init__()
+        self.first, self.known, self.then, self.latent = first, known, then, first.latent
+
+    def __str__(self) -> str:
+        return str(self.first) if self.known.all() else f"{self.first}, completed by the {self.then}"
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        z = self.first.sample(n, generator)
+        return z if self.known.all() else self.then.complete(z, self.known.expand(n, -1), generator)
+
+
+# ------------------------------------------------------------------------------------------------------- the corpus
+
+
+def digest(*parts: Any) -> str:
+    """A short name for plain data."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def folder_of(out: Path, run: Mapping[str, Any]) -> Path:
+    """Where a run is trained: the same for runs that differ in what happens after training only."""
+    setup = Setup.of(run["settings"])
+    training = asdict(replace(setup, conditionals="none"))
+    judging = ("row", "settings", "draws", "pairs")
+    return out / f"{setup.objective.name}-{digest(training, {k: v for k, v in run.items() if k not in judging})}"
+
+
+def pace_of(out: Path, run: Mapping[str, Any]) -> Path:
+    """The file of a run's measured speed: the same for all seeds and budgets."""
+    setup = Setup.of(run["settings"])
+    left = ("row", "settings", "draws", "pairs", "seed", "seconds")
+    others = {k: v for k, v in run.items() if k not in left}
+    return out / "pace" / f"{setup.objective.name}-{digest(asdict(replace(setup, conditionals='none')), others)}.json"
+
+
+def unwatched(corpus: Corpus) -> Corpus:
+    """The same corpus whose validation items go by another name, so that training spends no time on them."""
+    names = {"valid": "held out"}
+    return replace(corpus, datasets={names.get(split, split): dataset for split, dataset in corpus.datasets.items()})
+
+
+def speakers_of(corpus: Corpus) -> dict[str, str]:
+    """{item: who speaks} by the manifest."""
+    with open(corpus.manifest.path, encoding="utf-8", newline="") as file:
+        return {row["id"]: row["speaker"] for row in csv.DictReader(file)}
+
+
+def surroundings() -> Record:
+    """What a run was measured with."""
+    return {"date": time.strftime("%Y-%m-%d"), "machine": platform.machine(), "torch": torch.__version__}
