@@ -162,6 +162,14 @@ def test_parts_of_both_kinds() -> None:
     assert torch.equal(several.mean, MEANS)
 
 
+def test_parts_that_no_row_has_are_left_out() -> None:
+    shares = torch.tensor([[0.0, 0.0], [0.3, 0.0], [0.7, 1.0]], dtype=torch.float64)
+    q = GaussianMixture(shares.log(), drawn(3, 2, 4))
+    weights, there = parts(q)
+    torch.testing.assert_close(weights.exp(), shares[1:])
+    assert torch.equal(there.mean, q.parts.mean[1:])
+
+
 def test_weights_that_do_not_fit_the_parts_are_an_error() -> None:
     with pytest.raises(ValueError, match=r"log_weights \[S, ...\]"):
         GaussianMixture(torch.zeros(3), drawn(3, 4, 2))
