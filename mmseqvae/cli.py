@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -32,6 +32,8 @@ def train(
     out: Path | None = None,
     tokens: list[str] | None = None,
     frames: list[str] | None = None,
+    labels: list[str] | None = None,
+    covariates: list[str] | None = None,
     skip_bad: bool = False,
     cache_dir: Path = Path(CACHE_DIR),
     seed: int | None = None,
@@ -45,8 +47,10 @@ def train(
     Args:
         manifest: a .csv, .tsv or .jsonl table, one row an item, with columns audio and text or others named below.
         out: the run directory to write, by default runs/NAME-OF-MANIFEST; an interrupted training goes on there.
-        tokens: further columns of text or class labels that are modalities.
+        tokens: further columns of text that are modalities.
         frames: columns of .npy files [T, C] that are modalities.
+        labels: columns of labels that are modalities, each distinct string one token.
+        covariates: columns of labels that condition the modalities and are not modelled, such as the speaker.
         skip_bad: leave bad rows out, listed in skipped.csv, rather than stop.
         cache_dir: where computed features are kept.
         seed: of everything random, the same as --training.seed.
@@ -62,8 +66,9 @@ def train(
     from mmseqvae.data import prepare
 
     corpus = prepare(
-        manifest, audio=audio, tokens=tokens or (), frames=frames or (), cache_dir=cache_dir, skip_bad=skip_bad
-    )
+        manifest, audio=audio, tokens=tokens or (), frames=frames or (), labels=labels or (),
+        covariates=covariates or (), cache_dir=cache_dir, skip_bad=skip_bad,
+    )  # fmt: skip
     from mmseqvae.evaluation import evaluate as measure
     from mmseqvae.runs import next_commands
     from mmseqvae.training import fit
@@ -84,6 +89,7 @@ def generate(
     text: str = "",  # not `str | None`, for which the parser takes "null" and "# a" for None
     audio: Path | None = None,
     given: list[str] | None = None,
+    covariates: list[str] | None = None,
     sample: int | None = None,
     interpolate: tuple[str, str] | None = None,
     want: list[str] | None = None,
@@ -101,7 +107,8 @@ def generate(
         out: folder for sounds (.wav), arrays (.npy) and index.csv, by default RUN/generated.
         text: generate the other modalities from this text.
         audio: generate the other modalities from this sound file.
-        given: NAME=VALUE of further modalities to generate from, VALUE being a text or an .npy file.
+        given: NAME=VALUE of further modalities to generate from, VALUE being a text, a label or an .npy file.
+        covariates: NAME=VALUE of what is known and not modelled, such as the speaker; others are unknown.
         sample: invent this many matching items from the prior.
         interpolate: two texts or two sound files; --samples items on the line between them, both ends included.
         want: modalities to write, by default those that are not given.
@@ -112,7 +119,7 @@ def generate(
         top_p: draw tokens from the likeliest that have this share of the probability together.
         seed: of everything random.
     """
-    item = _given(text, audio, given or [])
+    item, known = _given(text, audio, given or []), _pairs(covariates or [], "--covariates")
     ways = {
         "--text, --audio or --given": bool(item),
         "--sample": sample is not None,
@@ -136,13 +143,18 @@ def generate(
     tokens = TokenSampling(**{name: value for name, value in token_settings.items() if value is not None})  # type: ignore[arg-type]
     frames = FrameSampling() if noise is None else FrameSampling(noise)
 
+    from mmseqvae.data.features import FileFrontEnd
     from mmseqvae.runs import check_names, load_run, write_items
+    from mmseqvae.text import Tokenizer
 
     trained = load_run(run)
     check_names(item, trained.model.readable, "is given")
+    check_names(known, list(trained.model.covariates), "is given by --covariates", "covariate")
     check_names(want or [], trained.model.writable, "is wanted")
     wanted = want or [name for name in trained.model.writable if name not in item] or trained.model.writable
-    decode: dict[str, Sampling] = {n: tokens if trained.front_ends[n].kind == "tokens" else frames for n in wanted}
+    decode: dict[str, Sampling] = {
+        name: tokens if isinstance(trained.front_ends[name], Tokenizer) else frames for name in wanted
+    }
     if noise is not None and frames not in decode.values():
         raise ValueError(f"--noise is for frames, and {wanted} are tokens")
     if tokens != TokenSampling() and tokens not in decode.values():
@@ -151,13 +163,13 @@ def generate(
     if interpolate:
         a, b = ({"audio" if Path(end).suffix.lower() in SOUNDS else "text": end} for end in interpolate)
         check_names([*a, *b], trained.model.readable, "is interpolated")
-        made = trained.interpolate(a, b, number, wanted, decode, seed)
+        made = trained.interpolate(a | known, b | known, number, wanted, decode, seed)
     elif sample is not None:
-        made = trained.sample(number, wanted, decode, seed)
+        made = trained.sample(number, wanted, decode, seed, **known)
     else:
-        made = trained.generate(wanted, number, decode, seed, **item)
-    is_file = {name: front_end.kind != "tokens" for name, front_end in trained.front_ends.items()}
-    kept = {name: number * [os.path.abspath(value) if is_file[name] else value] for name, value in item.items()}
+        made = trained.generate(wanted, number, decode, seed, **item, **known)
+    is_file = {name: isinstance(front_end, FileFrontEnd) for name, front_end in trained.front_ends.items()}
+    kept = {n: number * [os.path.abspath(value) if is_file[n] else value] for n, value in {**item, **known}.items()}
     write_items(trained, {**kept, **made}, out, files=wanted)
 
 
@@ -249,20 +261,25 @@ def embed(
 
 def _given(text: str, audio: Path | None, others: list[str]) -> dict[str, str]:
     """What is given, {modality: text or path}. Raises ValueError for what is malformed or given twice."""
-    pairs = [("text", text)] if text else []
+    shown = {"text": text} if text else {}
     if audio is not None:
         if not audio.is_file():
             raise FileNotFoundError(f"--audio {audio}: there is no such file")
-        pairs.append(("audio", str(audio)))
-    for other in others:
-        name, equals, value = other.partition("=")
+        shown["audio"] = str(audio)
+    return _pairs(others, "--given", shown)
+
+
+def _pairs(words: list[str], option: str, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """NAME=VALUE words of an option, beside what is `known`. Raises ValueError where malformed or given twice."""
+    pairs = dict(known or {})
+    for word in words:
+        name, equals, value = word.partition("=")
         if not equals or not name:
-            raise ValueError(f"--given {other}: NAME=VALUE is needed")
-        pairs.append((name, value))
-    twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
-    if twice:
-        raise ValueError(f"{', '.join(twice)} is given twice")
-    return dict(pairs)
+            raise ValueError(f"{option} {word}: NAME=VALUE is needed")
+        if name in pairs:
+            raise ValueError(f"{name} is given twice")
+        pairs[name] = value
+    return pairs
 
 
 def _refuse_file(out: Path) -> None:

@@ -20,6 +20,7 @@ from mmseqvae.data import Batch, SequenceDataset
 from mmseqvae.decoders import FrameDecoder
 from mmseqvae.estimates import effective_draws, log_mean_exp
 from mmseqvae.frames import FrontEnd as FrameFrontEnd
+from mmseqvae.labels import Labels
 from mmseqvae.measures import (
     Share,
     active_units,
@@ -186,8 +187,8 @@ def latent(trained: Trained, dataset: SequenceDataset) -> dict[str, Any]:
 def written(trained: Trained, dataset: SequenceDataset, name: str, given: str, seed: int = 0) -> dict[str, Any]:
     """Tokens `name` written from the modality `given` alone, greedily and from one latent draw.
 
-    exact: share of items that are the wanted one to the last symbol; character_error_rate: over all items together.
-    Only items that have both count.
+    exact: share of items that are the wanted one to the last symbol; character_error_rate: over all items together,
+    None for labels, which are right or wrong. Only items that have both count; covariates are as the items have them.
     """
     model, generator, tokenizer = trained.model, trained.model.generator(seed), trained.front_ends[name]
     wanted: list[str] = []
@@ -197,12 +198,15 @@ def written(trained: Trained, dataset: SequenceDataset, name: str, given: str, s
         if not both.any():
             continue
         batch = {view: sequence[both] for view, sequence in batch.items()}
-        made = model.generate({given: batch[given]}, [name], [given], generator=generator)[name]
+        known = {view: batch[view] for view in (given, *model.covariates) if view in batch}
+        made = model.generate(known, [name], [given], generator=generator)[name]
         wanted += [str(tokenizer.decode(item)) for item in batch[name].items()]
         got += [str(tokenizer.decode(item)) for item in made.items()]
     return {
         "exact": share_to_dict(exact_match(wanted, got)),
-        "character_error_rate": character_error_rate(wanted, got) if any(wanted) else None,
+        "character_error_rate": (
+            character_error_rate(wanted, got) if any(wanted) and not isinstance(tokenizer, Labels) else None
+        ),
     }
 
 
@@ -220,10 +224,12 @@ def distortion(
     found: list[Tensor] = []
     ceiling: list[Tensor] = []
     for batch in _batches(model, dataset, f"distortion of {name}" if progress else None):
-        real = batch[name][batch[name].present]
-        if not len(real):
+        here = batch[name].present
+        if not here.any():
             continue
-        made = model.generate({name: real}, [name], [name], 1, {name: FrameSampling(noise=0)}, generator)[name]
+        known = {view: batch[view][here] for view in (name, *model.covariates) if view in batch}
+        made = model.generate(known, [name], [name], 1, {name: FrameSampling(noise=0)}, generator)[name]
+        real = known[name]
         mels = destandardised(front_end, real)
         found.append(mel_cepstral_distortion(destandardised(front_end, made), mels, order))
         ceiling.append(mel_cepstral_distortion(heard_again(front_end, mels), mels, order))

@@ -227,7 +227,7 @@ def _no_gradient(part: nn.Module) -> Tensor:
     return total
 
 
-def tokens(vocabulary: int, end: int, longest: int, config: ModelConfig) -> Modality:
+def tokens(vocabulary: int, end: int, longest: int, config: ModelConfig, conditions: int = 0) -> Modality:
     """Encoder and decoder of tokens 0..vocabulary-1 that end with `end`; `longest` counts it."""
     return Modality(
         TokenEncoder(
@@ -242,7 +242,7 @@ def tokens(vocabulary: int, end: int, longest: int, config: ModelConfig) -> Moda
         ),
         TokenDecoder(
             vocabulary,
-            config.latent + config.private,
+            config.latent + config.private + conditions,
             end=end,
             max_steps=longest,
             embedding=config.token_embedding,
@@ -251,10 +251,11 @@ def tokens(vocabulary: int, end: int, longest: int, config: ModelConfig) -> Moda
             input_dropout=config.input_dropout,
         ),
         private=config.private,
+        conditions=conditions,
     )
 
 
-def frames(channels: int, longest: int, config: ModelConfig) -> Modality:
+def frames(channels: int, longest: int, config: ModelConfig, conditions: int = 0) -> Modality:
     """Encoder and decoder of frames [T, channels], at most `longest` of them."""
     if config.likelihood not in FRAME_LIKELIHOODS:
         raise ValueError(f"likelihood must be one of {', '.join(FRAME_LIKELIHOODS)}, got {config.likelihood!r}")
@@ -272,7 +273,7 @@ def frames(channels: int, longest: int, config: ModelConfig) -> Modality:
         ),
         FrameDecoder(
             FRAME_LIKELIHOODS[config.likelihood](channels, **scale),
-            config.latent + config.private,
+            config.latent + config.private + conditions,
             max_steps=longest,
             reduction=config.reduction,
             inputs=config.frame_inputs,
@@ -282,6 +283,7 @@ def frames(channels: int, longest: int, config: ModelConfig) -> Modality:
             input_noise=config.input_noise,
         ),
         private=config.private,
+        conditions=conditions,
     )
 
 

@@ -20,37 +20,46 @@ from mmseqvae.files import replacing, write_json
 from mmseqvae.flows import Flow
 from mmseqvae.fusion import FUSIONS, Encoded
 from mmseqvae.gaussian import Law
-from mmseqvae.modalities import frames, tokens
+from mmseqvae.labels import Category, Labels
+from mmseqvae.modalities import Covariate, frames, tokens
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.priors import PRIORS, Mixture, Prior, VampPrior
 from mmseqvae.sampling import Sampling
 from mmseqvae.sequence import Sequence
 from mmseqvae.text import Tokenizer
 
+COVARIATE_WIDTH = 16
 FORMAT_VERSION = 2
 READABLE = (1, 2)
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 def build(front_ends: Mapping[str, FrontEnd], longest: Mapping[str, int], config: ModelConfig) -> MultimodalVAE:
-    """A new model with one modality a front end; `longest` is the hard limit of each modality's steps.
+    """A new model with one modality a front end, or one covariate; `longest` is the hard limit of a modality's steps.
 
-    A VampPrior still needs its pseudo-inputs (`start_prior`). Raises ValueError for an unknown fusion, prior or
-    likelihood.
+    Labels need none. A VampPrior still needs its pseudo-inputs (`start_prior`). Raises ValueError for an unknown
+    fusion, prior or likelihood.
     """
     if config.fusion not in FUSIONS:
         raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {config.fusion!r}")
     if config.prior not in PRIORS:
         raise ValueError(f"prior must be one of {', '.join(PRIORS)}, got {config.prior!r}")
+    covariates = {
+        name: Covariate(front_end.vocabulary_size, COVARIATE_WIDTH)
+        for name, front_end in front_ends.items()
+        if isinstance(front_end, Category)
+    }
+    width = COVARIATE_WIDTH * len(covariates)
     modalities = {}
     for name, front_end in front_ends.items():
         if isinstance(front_end, Tokenizer):
-            modalities[name] = tokens(front_end.vocabulary_size, front_end.end_id, longest[name], config)
-        else:
-            modalities[name] = frames(front_end.channels, longest[name], config)
+            limit = Labels.STEPS if isinstance(front_end, Labels) else longest[name]
+            modalities[name] = tokens(front_end.vocabulary_size, front_end.end_id, limit, config, width)
+        elif not isinstance(front_end, Category):
+            modalities[name] = frames(front_end.channels, longest[name], config, width)
     latent = config.latent + config.private * len(modalities)
     fusion = FUSIONS[config.fusion](len(modalities), latent)
-    return MultimodalVAE(modalities, fusion, PRIORS[config.prior](config.prior_components, latent))
+    return MultimodalVAE(modalities, fusion, PRIORS[config.prior](config.prior_components, latent), covariates)
 
 
 def start_prior(model: MultimodalVAE, dataset: SequenceDataset, seed: int = 0) -> None:
@@ -72,7 +81,8 @@ def start_prior(model: MultimodalVAE, dataset: SequenceDataset, seed: int = 0) -
 class Trained:
     """A model with what turns user units (strings, samples or files, arrays) into sequences and back.
 
-    longest: {modality: most steps}, with `config` and `front_ends` all that is needed to build the model again.
+    front_ends: of the modalities, and of the covariates. longest: {modality: most steps}, but for labels; with `config`
+    and `front_ends` all that is needed to build the model again.
     """
 
     model: MultimodalVAE
@@ -90,13 +100,13 @@ class Trained:
     ) -> dict[str, list[Any]]:
         """Draws of the wanted modalities from what is given: `generate(text="seven", want="audio", samples=5)`.
 
+        given: modalities, and covariates, which are unknown where they are not given or training never saw their value.
         Returns {name: [item, ...]}: strings, samples [N] float32 at the front end's rate, arrays [T, C]. Raises
-        ValueError for names that are no modalities and TypeError for an item of the wrong type.
+        ValueError for names that are neither and TypeError for an item of the wrong type.
         """
         self.model.eval()
-        made = self.model.generate(
-            self._encoded([given]), _names(want), list(given), samples, decode, self._generator(seed)
-        )
+        batch, read = self._encoded([given]), [name for name in given if name not in self.model.covariates]
+        made = self.model.generate(batch, _names(want), read, samples, decode, self._generator(seed))
         return decode_items(self.front_ends, made)
 
     def sample(
@@ -105,10 +115,18 @@ class Trained:
         want: str | Iterable[str] | None = None,
         decode: Mapping[str, Sampling] | None = None,
         seed: int | None = None,
+        **covariates: Any,
     ) -> dict[str, list[Any]]:
-        """n matching items of the wanted modalities from the model's prior, in user units."""
+        """n matching items of the wanted modalities from the model's prior, in user units.
+
+        Raises ValueError for names that are no covariates.
+        """
         self.model.eval()
-        made = self.model.sample(n, _names(want), decode=decode, generator=self._generator(seed))
+        foreign = sorted(covariates.keys() - self.model.covariates.keys())
+        if foreign:
+            raise ValueError(f"{foreign} are no covariates of this model; it has {list(self.model.covariates)}")
+        known = self._encoded(n * [covariates]) if covariates else None
+        made = self.model.sample(n, _names(want), decode=decode, generator=self._generator(seed), covariates=known)
         return decode_items(self.front_ends, made)
 
     def interpolate(
@@ -120,7 +138,10 @@ class Trained:
         decode: Mapping[str, Sampling] | None = None,
         seed: int | None = None,
     ) -> dict[str, list[Any]]:
-        """`steps` items on the line between the posterior means of items a and b, such as {"text": "one"}."""
+        """`steps` items on the line between the posterior means of items a and b, such as {"text": "one"}.
+
+        What covariates of a and b say lies on the same line.
+        """
         self.model.eval()
         made = self.model.interpolate(
             self._encoded([a]), self._encoded([b]), steps, _names(want), decode, self._generator(seed)
@@ -129,7 +150,10 @@ class Trained:
 
     @torch.no_grad()
     def embed(self, items: Iterable[Mapping[str, Any]] | None = None, **given: Any) -> np.ndarray:
-        """Posterior means [N, D] of items such as [{"text": "one"}], or of one item given by keywords [1, D]."""
+        """Posterior means [N, D] of items such as [{"text": "one"}], or of one item given by keywords [1, D].
+
+        Covariates change none: they condition what is written, not what is read.
+        """
         self.model.eval()
         return self.model.posterior(self._encoded([given] if items is None else items)).mean.cpu().numpy()
 

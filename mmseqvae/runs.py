@@ -15,6 +15,7 @@ import numpy as np
 
 from mmseqvae.audio import LogMel, write_audio
 from mmseqvae.data import Corpus, prepare
+from mmseqvae.data.features import FileFrontEnd
 from mmseqvae.files import replacing
 from mmseqvae.pretrained import Trained, load
 
@@ -27,7 +28,7 @@ def write_items(trained: Trained, items: Mapping[str, list[Any]], out: Path, fil
     for name, column in items.items():
         front_end = trained.front_ends[name]
         table[name] = ["" if item is None else str(item) for item in column]
-        if name not in files or front_end.kind == "tokens":
+        if name not in files or not isinstance(front_end, FileFrontEnd):
             continue
         suffix = ".wav" if isinstance(front_end, LogMel) else ".npy"
         table[name] = [f"{name}-{i}{suffix}" if item is not None else "" for i, item in zip(ids, column, strict=True)]
@@ -43,7 +44,7 @@ def write_items(trained: Trained, items: Mapping[str, list[Any]], out: Path, fil
         csv.writer(index).writerows([list(table), *zip(*table.values(), strict=True)])
     for i in range(number):
         shown = [
-            repr(table[name][i]) if trained.front_ends[name].kind == "tokens" else str(out / table[name][i])
+            str(out / table[name][i]) if isinstance(trained.front_ends[name], FileFrontEnd) else repr(table[name][i])
             for name in files
         ]
         print("  ".join([ids[i], *shown]))
@@ -67,11 +68,11 @@ def load_run(folder: Path) -> Trained:
     return load(folder)
 
 
-def check_names(names: Iterable[str], there: list[str], what: str) -> None:
+def check_names(names: Iterable[str], there: list[str], what: str, role: str = "modality") -> None:
     wrong = [name for name in names if name not in there]
     if wrong:
         raise ValueError(
-            f"{', '.join(wrong)} {what}, but is no modality of this run for that; it has {', '.join(there)}"
+            f"{', '.join(wrong)} {what}, but is no {role} of this run for that; it has {', '.join(there) or 'none'}"
         )
 
 

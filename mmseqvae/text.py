@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from tokenizers import Regex, models, normalizers, pre_tokenizers
@@ -48,7 +48,7 @@ class Tokenizer:
         symbols: set[str] = set()
         count = 0
         for count, text in enumerate(texts, start=1):  # noqa: B007
-            symbols.update(normalizer.normalize_str(_checked(text)))
+            symbols.update(normalizer.normalize_str(checked(text)))
         if not count:
             raise ValueError("no texts to learn a vocabulary from")
         vocabulary = {symbol: number for number, symbol in enumerate([END, UNKNOWN, *sorted(symbols)])}
@@ -71,7 +71,7 @@ class Tokenizer:
 
         Raises TypeError where `text` is not a string, ValueError where it is not valid Unicode (a lone surrogate).
         """
-        return torch.tensor([*self.backend.encode(_checked(text)).ids, self.end_id])
+        return torch.tensor([*self.backend.encode(checked(text)).ids, self.end_id])
 
     def decode(self, ids: Tensor | Iterable[int]) -> str:
         """[T] numbers -> text up to the first `</s>`; an unknown token becomes U+FFFD.
@@ -89,7 +89,7 @@ class Tokenizer:
 
     def unknown(self, text: str) -> Counter[str]:
         """How often each symbol occurs in `text` that the vocabulary lacks."""
-        normal = self.backend.normalizer.normalize_str(_checked(text))
+        normal = self.backend.normalizer.normalize_str(checked(text))
         return Counter(symbol for symbol in normal if symbol not in self._vocabulary)
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,11 +97,12 @@ class Tokenizer:
         return {"kind": self.kind, "tokenizer": json.loads(self.backend.to_str())}
 
     @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> Tokenizer:
+    def from_dict(cls, state: dict[str, Any]) -> Self:
         return cls(Backend.from_str(json.dumps(state["tokenizer"])))
 
 
-def _checked(text: str) -> str:
+def checked(text: str) -> str:
+    """The text. Raises TypeError where it is not a string, ValueError where it is not valid Unicode."""
     if not isinstance(text, str):
         raise TypeError(f"text must be a string, got {type(text).__name__}: {text!r:.60}")
     try:

@@ -24,6 +24,7 @@ from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data import Corpus, make_loader
 from mmseqvae.files import replacing, write_json
 from mmseqvae.fusion import Encoded
+from mmseqvae.labels import Category, Labels
 from mmseqvae.measures import active_units
 from mmseqvae.model import Batch, MultimodalVAE
 from mmseqvae.objectives import Terms, chosen, weights_by_dimension
@@ -195,7 +196,8 @@ def fit(
     datasets = {name: dataset for name, dataset in corpus.datasets.items() if len(dataset)}
     longest = {
         name: int(model.longest * max(int(d.lengths(name).max()) for d in datasets.values())) + 1
-        for name in corpus.front_ends
+        for name, end in corpus.front_ends.items()
+        if not isinstance(end, Labels | Category)
     }
     trained = Trained(build(corpus.front_ends, longest, model), corpus.front_ends, longest, model)
     start_prior(trained.model, datasets["train"], training.seed)
@@ -248,13 +250,14 @@ def fit_conditionals(model: MultimodalVAE, said: Encoded, training: TrainingConf
 
 def reconstruction_weights(corpus: Corpus, objective: ObjectiveConfig) -> dict[str, float]:
     """{modality: weight} of reconstruction as the configuration asks. Raises ValueError for unknown modalities."""
-    foreign = sorted(objective.weights.keys() - corpus.front_ends.keys())
+    modalities = {name: end for name, end in corpus.front_ends.items() if not isinstance(end, Category)}
+    foreign = sorted(objective.weights.keys() - modalities.keys())
     if foreign:
-        raise ValueError(f"weights name {foreign}, which are no modalities; there are {list(corpus.front_ends)}")
-    weights = {n: objective.token_weight for n, end in corpus.front_ends.items() if isinstance(end, Tokenizer)}
+        raise ValueError(f"weights name {foreign}, which are no modalities; there are {list(modalities)}")
+    weights = {n: objective.token_weight for n, end in modalities.items() if isinstance(end, Tokenizer)}
     if objective.by_dimension:
         sizes = {}
-        for name, end in corpus.front_ends.items():
+        for name, end in modalities.items():
             lengths = corpus.datasets["train"].lengths(name)
             steps = float(lengths.sum()) / max(1, (lengths > 0).sum())
             sizes[name] = max(steps, 1.0) * (1 if isinstance(end, Tokenizer) else end.channels)

@@ -186,8 +186,8 @@ def test_bad_rows_of_the_manifest_stop_before_any_file_is_read(folder: Path, mon
     ("options", "message"),
     [
         ({"frames": ["video", "smell"]}, "no column 'smell'"),
-        ({"tokens": ["video"]}, "cannot be tokens and frames"),
-        ({"tokens": ["id"]}, "cannot be modalities"),
+        ({"tokens": ["video"]}, "column 'video' cannot be both tokens and frames"),
+        ({"tokens": ["id"]}, "column 'id' cannot be a modality or covariate"),
         ({"tokens": "mood"}, "lists of column names"),
         ({"tokens": ["mood"]}, "column 'mood' is empty in every row of the split train"),
         ({"frames": ["text"]}, "file is missing"),

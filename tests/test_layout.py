@@ -41,6 +41,7 @@ ORDER = [
     "schedules",
     "measures",
     "text",
+    "labels",
     "frames",
     "audio",
     "synth",

@@ -15,23 +15,25 @@ import torch
 from mmseqvae.audio import LogMel
 from mmseqvae.config import CACHE_DIR, LogMelConfig
 from mmseqvae.data.batches import Batch, Column, SequenceDataset
-from mmseqvae.data.features import FrontEnd, compute, digests
+from mmseqvae.data.features import FileFrontEnd, FrontEnd, compute, digests
 from mmseqvae.data.manifest import FILES, KNOWN, SPLITS, Manifest, ManifestError, Problem, Row, read_manifest
 from mmseqvae.data.store import Store
 from mmseqvae.frames import FrameArrays, Standard, channels_of
+from mmseqvae.labels import Category, Labels
 from mmseqvae.sequence import Sequence
 from mmseqvae.text import Tokenizer
 
-MANIFEST_KINDS = {Tokenizer.kind: "tokens", LogMel.kind: "audio", FrameArrays.kind: "frames"}
+WORDS: dict[str, type[Tokenizer] | type[Category]] = {"tokens": Tokenizer, "labels": Labels, "covariate": Category}
+MANIFEST_KINDS = {LogMel.kind: "audio", FrameArrays.kind: "frames", **{end.kind: name for name, end in WORDS.items()}}
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """front_ends: modality name -> what turns user units into steps and back; datasets: "train", "valid", "test".
+    """front_ends: modality or covariate -> what turns user units into steps and back; datasets: one a split.
 
-    skipped: rows left out by `skip_bad`. unknown: modality -> symbols that the tokenizer lacks, with counts.
+    skipped: rows left out by `skip_bad`. unknown: name -> symbols or labels that training never saw, with counts.
     """
 
     front_ends: dict[str, FrontEnd]
@@ -66,6 +68,8 @@ def prepare(
     audio: LogMelConfig | None = None,
     tokens: Collection[str] = (),
     frames: Collection[str] = (),
+    labels: Collection[str] = (),
+    covariates: Collection[str] = (),
     front_ends: Mapping[str, FrontEnd] | None = None,
     cache_dir: str | Path = CACHE_DIR,
     skip_bad: bool = False,
@@ -73,20 +77,21 @@ def prepare(
 ) -> Corpus:
     """Read a manifest (see `read_manifest`), compute what features are not in the cache, and fit the front ends.
 
-    audio: settings of the log-mels; None means the defaults. tokens, frames: columns that are modalities besides `text`
-    and `audio`. front_ends: those of a trained run, used as they are instead of `audio`, `tokens` and `frames`; then a
-    modality that the manifest lacks is missing everywhere, and training rows are not needed.
+    audio: settings of the log-mels; None means the defaults. tokens, frames, labels: columns that are modalities beside
+    `text` and `audio`: strings, .npy files, and strings of which each is one token. covariates: columns of strings that
+    condition every modality and are not modelled. front_ends: those of a trained run, used as they are instead of all
+    these; then a column that the manifest lacks is missing everywhere, and training rows are not needed.
     skip_bad: leave bad rows out, listed in `Corpus.skipped`, rather than raise. workers: processes for the features.
 
     Raises ManifestError naming the manifest, rows and files, ValueError for settings that do not fit together.
     """
     if front_ends is not None:
-        if audio is not None or tokens or frames:
-            raise ValueError("front_ends of a trained run settle audio, tokens and frames: pass one or the other")
+        if audio is not None or tokens or frames or labels or covariates:
+            raise ValueError("front_ends of a trained run settle audio and all columns: pass one or the other")
         wanted = {name: MANIFEST_KINDS[front_end.kind] for name, front_end in front_ends.items()}
     else:
-        wanted = _wanted(tokens, frames)
-    table = read_manifest(manifest, wanted, required=[*tokens, *frames])
+        wanted = _wanted({"tokens": tokens, "frames": frames, "labels": labels, "covariate": covariates})
+    table = read_manifest(manifest, wanted, required=[*tokens, *frames, *labels, *covariates])
     problems = list(table.problems)
     if problems and not (skip_bad and table.rows):
         raise ManifestError(table.complaint(problems))
@@ -120,8 +125,9 @@ def prepare(
 def encode_items(front_ends: Mapping[str, FrontEnd], items: Iterable[Mapping[str, Any]]) -> Batch:
     """Items in user units, such as {"text": "seven", "audio": "seven.wav"} -> a batch, standardised.
 
-    Text is a string, audio a file or samples at the front end's rate, frames an .npy file or an array. What an item
-    lacks, or holds as None, is missing (length 0). Raises ValueError for a name that is no modality of `front_ends`.
+    Text, labels and covariates are strings, audio a file or samples at the front end's rate, frames an .npy file or an
+    array. What an item lacks, or holds as None, is missing (length 0), as is a covariate that training never saw.
+    Raises ValueError for a name that is not in `front_ends`.
     """
     rows = list(items)
     foreign = sorted({name for row in rows for name in row} - front_ends.keys())
@@ -152,8 +158,8 @@ class Clips:
 
     @classmethod
     def of(cls, front_end: FrontEnd, name: str, files: list[str], cache_dir: str | Path, workers: int | None) -> Clips:
-        if isinstance(front_end, Tokenizer):
-            raise TypeError(f"{name}: a tokenizer reads no files")
+        if not isinstance(front_end, FileFrontEnd):
+            raise TypeError(f"{name}: a front end of kind {front_end.kind} reads no files")
         found = digests(files, name)
         return cls(compute(front_end, found, name, cache_dir, workers), found)
 
@@ -171,15 +177,21 @@ class Clips:
         return Column(self.store.values, starts.copy(), lengths.copy(), standard)
 
 
-def _wanted(tokens: Collection[str], frames: Collection[str]) -> dict[str, str]:
-    """The modality columns to look for: name -> kind. Raises ValueError where the options contradict each other."""
-    if isinstance(tokens, str) or isinstance(frames, str):
-        raise ValueError(f"tokens ({tokens!r}) and frames ({frames!r}) are lists of column names")
-    twice = sorted({*tokens} & {*frames})
-    reserved = sorted({*tokens, *frames} & {"id", "split"})
-    if twice or reserved:
-        raise ValueError(f"columns {twice or reserved} cannot be " + ("tokens and frames" if twice else "modalities"))
-    return {**KNOWN, **dict.fromkeys(tokens, "tokens"), **dict.fromkeys(frames, "frames")}
+def _wanted(named: Mapping[str, Collection[str]]) -> dict[str, str]:
+    """The columns to look for: name -> kind, of kind -> names. Raises ValueError where the options contradict."""
+    strings = [f"{kind} ({names!r})" for kind, names in named.items() if isinstance(names, str)]
+    if strings:
+        raise ValueError(f"{', '.join(strings)}: lists of column names are needed")
+    kinds: dict[str, str] = {}
+    for kind, names in named.items():
+        for name in dict.fromkeys(names):
+            if name in ("id", "split"):
+                raise ValueError(f"column {name!r} cannot be a modality or covariate")
+            other = kinds.get(name) or (KNOWN.get(name) if kind == "covariate" else None)
+            if other:
+                raise ValueError(f"column {name!r} cannot be both {other} and {kind}")
+            kinds[name] = kind
+    return {**KNOWN, **kinds}
 
 
 def _new_front_end(table: Manifest, name: str, files: list[str], audio: LogMelConfig) -> LogMel | FrameArrays:
@@ -196,17 +208,20 @@ def _new_front_end(table: Manifest, name: str, files: list[str], audio: LogMelCo
 def _fit(
     known: Mapping[str, FrontEnd], table: Manifest, rows: list[Row], stores: Mapping[str, Clips]
 ) -> dict[str, FrontEnd]:
-    """Tokenizers trained and frames standardised on the training `rows`; in the order of the manifest's columns."""
+    """Vocabularies learnt and frames standardised on the training `rows`; in the order of `table.columns`."""
     if not rows:
         raise ManifestError(f"{table.path}: no row is in the split train, so there is nothing to learn from")
     fitted: dict[str, FrontEnd] = {}
-    for name in table.columns:
+    for name, kind in table.columns.items():
         cells = [row.cells[name] for row in rows if name in row.cells]
         if not cells:
             raise ManifestError(f"{table.path}: column {name!r} is empty in every row of the split train")
-        front_end = known.get(name) or Tokenizer.train(cells)
-        if not isinstance(front_end, Tokenizer):
-            front_end.fit(stores[name].clip(file) for file in cells)
+        if kind in WORDS:
+            fitted[name] = WORDS[kind].train(cells)
+            continue
+        front_end = known[name]
+        assert isinstance(front_end, FileFrontEnd)
+        front_end.fit(stores[name].clip(file) for file in cells)
         fitted[name] = front_end
     return fitted
 
@@ -215,7 +230,7 @@ def _dataset(rows: list[Row], front_ends: Mapping[str, FrontEnd], stores: Mappin
     columns = {}
     for name, front_end in front_ends.items():
         cells = [row.cells.get(name) for row in rows]
-        if isinstance(front_end, Tokenizer):
+        if not isinstance(front_end, FileFrontEnd):
             tokens = [None if cell is None else front_end.encode(cell) for cell in cells]
             columns[name] = Column.of(tokens, _no_steps(front_end))
         elif name in stores:
@@ -227,13 +242,13 @@ def _dataset(rows: list[Row], front_ends: Mapping[str, FrontEnd], stores: Mappin
 
 def _no_steps(front_end: FrontEnd) -> torch.Tensor:
     """A sequence of no steps, of the type and channels that the front end gives."""
-    return torch.zeros(0, dtype=torch.long) if isinstance(front_end, Tokenizer) else torch.zeros(0, front_end.channels)
+    return torch.zeros(0, front_end.channels) if isinstance(front_end, FileFrontEnd) else torch.zeros(0).long()
 
 
 def _unknown(front_ends: Mapping[str, FrontEnd], rows: list[Row]) -> dict[str, Counter[str]]:
     found = {
         name: sum((front_end.unknown(row.cells[name]) for row in rows if name in row.cells), Counter[str]())
         for name, front_end in front_ends.items()
-        if isinstance(front_end, Tokenizer)
+        if not isinstance(front_end, FileFrontEnd)
     }
     return {name: symbols for name, symbols in found.items() if symbols}

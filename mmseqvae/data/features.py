@@ -19,9 +19,10 @@ from tqdm import tqdm
 from mmseqvae.audio import AudioError, LogMel
 from mmseqvae.data.store import Store, StoreWriter, key_of
 from mmseqvae.frames import FrameArrays, FramesError
+from mmseqvae.labels import Category, Labels
 from mmseqvae.text import Tokenizer
 
-FrontEnd = Tokenizer | LogMel | FrameArrays
+FrontEnd = Tokenizer | Category | LogMel | FrameArrays  # Labels are a Tokenizer
 FileFrontEnd = LogMel | FrameArrays
 
 VERSION = 1  # raise it where a front end computes other frames from the same file and settings
@@ -32,11 +33,8 @@ log = logging.getLogger(__name__)
 
 def front_end_from_dict(state: dict[str, Any]) -> FrontEnd:
     """The tokenizer or front end whose `to_dict` gave `state`. Raises ValueError for another kind."""
-    kinds: dict[str, type[Tokenizer] | type[LogMel] | type[FrameArrays]] = {
-        Tokenizer.kind: Tokenizer,
-        LogMel.kind: LogMel,
-        FrameArrays.kind: FrameArrays,
-    }
+    known: list[type[FrontEnd]] = [Tokenizer, Labels, Category, LogMel, FrameArrays]
+    kinds = {front_end.kind: front_end for front_end in known}
     if state.get("kind") not in kinds:
         raise ValueError(f"front end of kind {state.get('kind')!r}; known are {sorted(kinds)}")
     return kinds[state["kind"]].from_dict(state)
@@ -127,7 +125,7 @@ def _begin(state: dict[str, Any]) -> None:
     global _worker_front_end
     torch.set_num_threads(1)
     front_end = front_end_from_dict(state)
-    assert not isinstance(front_end, Tokenizer)
+    assert isinstance(front_end, FileFrontEnd)
     _worker_front_end = front_end
 
 

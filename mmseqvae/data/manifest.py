@@ -15,6 +15,7 @@ SPLITS = ("train", "valid", "test")
 KNOWN = {"text": "tokens", "audio": "audio"}  # modalities that need no option, and their kinds
 PLAIN = ("id", "split", "label")  # columns that are no modality
 FILES = ("audio", "frames")  # kinds whose cells are paths
+CATEGORIES = ("labels", "covariate")  # kinds whose cells are one of few values; white space around them is none of it
 SHOWN = 10  # problems that an error spells out
 
 
@@ -32,7 +33,7 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An item. `cells` holds only modalities that are present; those of files are absolute or start at the manifest."""
+    """An item. `cells` holds only what is present; paths are absolute or start at the manifest."""
 
     row: int
     id: str
@@ -43,7 +44,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Manifest:
-    """columns: the modalities found, name -> kind; unused: other columns; problems: rows that are not among `rows`."""
+    """columns: modalities and covariates found, name -> kind; unused: other columns; problems: rows not in `rows`."""
 
     path: Path
     rows: list[Row]
@@ -64,8 +65,8 @@ class Manifest:
 def read_manifest(path: str | Path, wanted: Mapping[str, str] = KNOWN, required: Collection[str] = ()) -> Manifest:
     """Read a .csv, .tsv or .jsonl manifest in UTF-8.
 
-    wanted: modality columns to look for, name -> "tokens" (text), "audio" (sound file) or "frames" (.npy file).
-    required: those among them that must be there.
+    wanted: columns to look for, name -> "tokens" (text), "labels" (a label), "audio" (sound file), "frames" (.npy file)
+    or "covariate" (no modality, but what conditions them). required: those among them that must be there.
     An empty cell (in JSONL also null or no entry) is a missing modality. Paths start at the manifest's folder. Without
     an `id` column the rows are numbered from 1. An empty `split` is chosen by a hash of the id, see `hashed_split`.
 
@@ -90,8 +91,8 @@ def read_manifest(path: str | Path, wanted: Mapping[str, str] = KNOWN, required:
     if absent:
         raise ManifestError(f"{path}: has no column {', '.join(map(repr, absent))}; its columns are {found}")
     columns = {name: kind for name, kind in wanted.items() if name in found}
-    if found and not columns:
-        raise ManifestError(f"{path}: none of the modalities {list(wanted)} is among its columns {found}")
+    if found and not _modalities(columns):
+        raise ManifestError(f"{path}: none of the modalities {_modalities(wanted)} is among its columns {found}")
 
     rows: list[Row] = []
     problems: list[Problem] = []
@@ -177,6 +178,8 @@ def _read_row(
         value = cells.get(name)
         if value is None:
             continue
+        if kind in CATEGORIES and isinstance(value, str | int) and not isinstance(value, bool):
+            value = str(value).strip()
         if not isinstance(value, str):
             wrong.append(f"{name} must be a string, is {type(value).__name__}")
         elif kind not in FILES:
@@ -190,9 +193,14 @@ def _read_row(
             trouble = _file_trouble(file)
             if trouble:
                 wrong.append(f"{name} {file}: {trouble}")
-    if not present and not wrong:
-        wrong.append(f"has no modality at all ({', '.join(columns)} are empty)")
+    modalities = _modalities(columns)
+    if present.keys().isdisjoint(modalities) and not wrong:
+        wrong.append(f"has no modality at all ({', '.join(modalities)} are empty)")
     return Row(line, identity, split, plain["label"], present), wrong
+
+
+def _modalities(columns: Mapping[str, str]) -> list[str]:
+    return [name for name, kind in columns.items() if kind != "covariate"]
 
 
 def _is_unicode(text: str) -> bool:
