@@ -14,21 +14,17 @@ from __future__ import annotations
 
 import functools
 import json
-import time
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
+from benchmarks import trial
 from benchmarks.ledger import Ledger, Record
-from benchmarks.listeners import Listeners
 from benchmarks.objectives_page import page, picture
-from benchmarks.trial import Setup, folder_of, judged, pace_of, surroundings, trained_within, unwatched
+from benchmarks.place import Place
+from benchmarks.trial import Setup, folder_of
 from benchmarks.turns import Run, take_turns
 from mmseqvae.config import CACHE_DIR
-from mmseqvae.data import Corpus, prepare
 from mmseqvae.files import replacing, write_text
-from recipes import spoken_digits as recipe
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -50,6 +46,9 @@ def row(objective: str, fusion: str = "poe", prior: str = "standard", **options:
 # What the decoders read is 32 dimensions everywhere, also where half of them are private.
 PRIVATE = {"model.latent": 16, "model.private": 16}
 
+# Flexible q(z | x_m), fitted after the training of the row without.
+AFTER_MIXTURE, AFTER_FLOW = {"training.conditionals": "mixture"}, {"training.conditionals": "flow"}
+
 ROWS: dict[str, dict[str, Any]] = {
     "elbo": row("elbo"),
     "mvae": row("mvae"),
@@ -63,7 +62,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "mvtcae": row("mvtcae", "poe-without-base"),
     "jmvae": row("jmvae", "joint"),
     "telbo": row("telbo", "joint"),
-    "jnf": row("elbo", "joint") | {"conditionals": "flow"},
+    "jnf": row("elbo", "joint") | AFTER_FLOW,
     "cvae": row("cvae", "joint"),
     "crmvae": row("coordinated", tokens=0.0, own=1.0),
     "dmvae": row("dmvae") | PRIVATE,
@@ -76,18 +75,17 @@ ROWS: dict[str, dict[str, Any]] = {
     "coordinated-attention": row("coordinated", "attention"),
     "coordinated-joint": row("coordinated", "joint"),
     "coordinated-private": row("coordinated") | PRIVATE,
-    "coordinated-after-mixture": row("coordinated") | {"conditionals": "mixture"},
-    "coordinated-after-flow": row("coordinated") | {"conditionals": "flow"},
+    "coordinated-after-mixture": row("coordinated") | AFTER_MIXTURE,
+    "coordinated-after-flow": row("coordinated") | AFTER_FLOW,
     "vamp-50": row("coordinated", prior="vamp-50"),
     "mixture-40": row("coordinated", prior="mixture-40"),
     "mixture-40-cross": row("coordinated", prior="mixture-40", cross=0.1),
     "mixture-40-detached": row("coordinated", prior="mixture-40", detach=True),
     "mixture-40-joint-detached": row("coordinated", "joint", "mixture-40", detach=True),
-    "mixture-40-after-mixture": row("coordinated", prior="mixture-40") | {"conditionals": "mixture"},
-    "mixture-40-after-flow": row("coordinated", prior="mixture-40") | {"conditionals": "flow"},
+    "mixture-40-after-mixture": row("coordinated", prior="mixture-40") | AFTER_MIXTURE,
+    "mixture-40-after-flow": row("coordinated", prior="mixture-40") | AFTER_FLOW,
     "mixture-100": row("coordinated", prior="mixture-100"),
-    "mixture-100-detached-after-mixture": row("coordinated", prior="mixture-100", detach=True)
-    | {"conditionals": "mixture"},
+    "mixture-100-detached-after-mixture": row("coordinated", prior="mixture-100", detach=True) | AFTER_MIXTURE,
 }
 
 
@@ -133,7 +131,7 @@ def main(
         Setup.of(run["settings"])  # mistakes are known before hours of work
     ledger = Ledger(results / "objectives.jsonl")
     if any(ledger.find(run) is None for run in runs):
-        place = Place.prepare(cache_dir, data_dir, split, out)
+        place = Place.prepare(data_dir, split == "valid", split, cache_dir, out)
         take_turns(functools.partial(tried, place), runs, ledger, side_by_side, functools.partial(folder_of, out))
     peers = Ledger(results / "peers.jsonl").records()
     text = page(ledger.records(), peers, ROWS)
@@ -156,42 +154,9 @@ def parsed(option: str) -> tuple[str, Any]:
         return name, value
 
 
-class Place:
-    """Where the data, judges and models of a benchmark are; small, since processes are handed it."""
-
-    def __init__(self, manifest: Path, split: str, cache_dir: Path, out: Path) -> None:
-        self.manifest, self.split, self.cache_dir, self.out = manifest, split, cache_dir, out
-
-    @classmethod
-    def prepare(cls, cache_dir: Path, data_dir: Path | None, split: str, out: Path) -> Place:
-        """Features and judges are made here, before several processes would make them at once."""
-        manifest = recipe.prepare_fsdd(cache_dir, data_dir, holdout=split == "valid")
-        bench(manifest, split, cache_dir)
-        return cls(manifest, split, cache_dir, out)
-
-
-@functools.cache
-def bench(manifest: Path, split: str, cache_dir: Path) -> tuple[Corpus, Listeners]:
-    """The recordings, and the judges, who learnt from the training recordings of this manifest alone."""
-    corpus = prepare(manifest, audio=recipe.AUDIO, cache_dir=cache_dir)
-    return corpus, recipe.judged(corpus, split, cache_dir)
-
-
 def tried(place: Place, run: Run) -> Record:
     """Train and judge one run."""
-    torch.set_num_threads(1)
-    corpus, judges = bench(place.manifest, place.split, place.cache_dir)
-    setup = Setup.of(run["settings"])
-    trained, training = trained_within(
-        unwatched(corpus), setup, run["seed"], run["seconds"], folder_of(place.out, run), pace_of(place.out, run)
-    )
-    started = time.process_time()
-    figures = judged(
-        trained, setup, corpus.datasets["train"], corpus.datasets[place.split], judges,
-        run["draws"], run["pairs"], run["seed"],
-    )  # fmt: skip
-    taken = {"judging_seconds": time.process_time() - started}
-    return {"training": training, **figures, **taken, **surroundings()}
+    return trial.tried(run, place.corpus, place.corpus.datasets[place.split], place.judges, place.out)[1]
 
 
 if __name__ == "__main__":

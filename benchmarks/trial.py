@@ -7,7 +7,6 @@ whole epochs, whose number follows from the time of some steps; every seed of th
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import itertools
 import json
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from benchmarks.ledger import Record
 from benchmarks.listeners import Listeners
+from benchmarks.place import unwatched
 from mmseqvae.coherence import cross_generation
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data import Corpus, SequenceDataset, encode_items, make_loader
@@ -34,7 +34,7 @@ from mmseqvae.fusion import Encoded
 from mmseqvae.pretrained import Trained, build, encoded, load, start_prior
 from mmseqvae.priors import Prior, Resampled, WordThenPosterior, fit_mixture
 from mmseqvae.text import Tokenizer
-from mmseqvae.training import Training, fit, reconstruction_weights
+from mmseqvae.training import Training, fit, fit_conditionals, reconstruction_weights
 
 COMPONENTS = 50  # the most that a fitted mixture may have, diagonal; validation chooses
 NLL_DRAWS = 100
@@ -46,12 +46,11 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Setup:
-    """conditionals: "mixture" or "flow" for flexible q(z | x_m) of single modalities, fitted after training; "none"."""
+    """What is trained, how, and what is fitted after."""
 
     model: ModelConfig
     objective: ObjectiveConfig
     training: TrainingConfig
-    conditionals: str = "none"
 
     @classmethod
     def of(cls, settings: Settings) -> Setup:
@@ -65,19 +64,45 @@ class Setup:
             part, _, field = name.partition(".")
             field, _, entry = field.partition(".")
             known = {f.name for f in fields(CONFIGS[part])} if part in CONFIGS else set()
-            if name != "conditionals" and (field not in known or bool(entry) != (field in ("options", "weights"))):
-                raise ValueError(f"there is no setting {name!r}: it must be conditionals or PART.FIELD of {[*CONFIGS]}")
+            if field not in known or bool(entry) != (field in ("options", "weights")):
+                raise ValueError(f"there is no setting {name!r}: it must be PART.FIELD, PART one of {[*CONFIGS]}")
             if entry:
                 parts[part].setdefault(field, {})[entry] = value
-            elif name != "conditionals":
+            else:
                 parts[part][field] = value
-        return cls(
-            ModelConfig(**parts["model"]), ObjectiveConfig(**parts["objective"]), TrainingConfig(**parts["training"]),
-            settings.get("conditionals", "none"),
-        )  # fmt: skip
+        return cls(**{name: CONFIGS[name](**found) for name, found in parts.items()})
+
+    @property
+    def plain(self) -> Setup:
+        """Without what is fitted after training."""
+        return replace(self, training=replace(self.training, conditionals="none"))
 
 
 # ------------------------------------------------------------------------------------------------------- training
+
+
+def tried(
+    run: Mapping[str, Any], corpus: Corpus, dataset: SequenceDataset, judges: Listeners, out: Path,
+    recordings: SequenceDataset | None = None,
+) -> tuple[Trained, Record]:  # fmt: skip
+    """Train a run in `out` on the corpus and judge it on `dataset`: the model, and what goes into the ledger.
+
+    run: "settings", "seed", "seconds", "draws" and "pairs"; what else it names tells its training from others.
+    recordings: where copies are looked for, by default the training items.
+    """
+    torch.set_num_threads(1)
+    setup, seed = Setup.of(run["settings"]), run["seed"]
+    watched = setup.training.patience is not None
+    trained, training = trained_within(
+        corpus if watched else unwatched(corpus), setup.plain, seed, run["seconds"], folder_of(out, run),
+        pace_of(out, run),
+    )  # fmt: skip
+    started, train = time.process_time(), corpus.datasets["train"]
+    figures = judged(trained, setup, train, recordings or train, dataset, judges, run["draws"], run["pairs"], seed)
+    return trained, {
+        "training": training, **figures, "judging_seconds": time.process_time() - started,
+        "date": time.strftime("%Y-%m-%d"), "machine": platform.machine(), "torch": torch.__version__,
+    }  # fmt: skip
 
 
 def trained_within(
@@ -93,20 +118,20 @@ def trained_within(
         return load(folder), json.loads(done.read_text(encoding="utf-8"))
     if folder.exists():
         shutil.rmtree(folder)
+    train = corpus.datasets["train"]
     if not pace.exists():
-        write_json(pace, {"seconds_an_item": seconds_an_item(corpus, setup)})
+        write_json(pace, {"seconds_an_item": seconds_an_item(probe(corpus, setup), train)})
     an_item = json.loads(pace.read_text(encoding="utf-8"))["seconds_an_item"]
-    rows = len(corpus.datasets["train"])
-    whole = max(1, round(seconds / (an_item * rows)))
-    setup = shortened(setup, rows, whole, seed)
+    setup = shortened(setup, len(train), max(1, round(seconds / (an_item * len(train)))), seed)
     started, began = time.process_time(), time.monotonic()
     trained = fit(corpus, folder, model=setup.model, objective=setup.objective, training=setup.training, progress=False)
     taken = time.process_time() - started
+    reached = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] + 1
     how = {
-        "epochs": setup.training.pretraining + setup.training.epochs,
+        "epochs": reached,
         "seconds": taken,
         "wall_seconds": time.monotonic() - began,
-        "samples_a_second": 1 / an_item,
+        "samples_a_second": reached * len(train) / taken,
         "parameters": sum(p.numel() for p in trained.model.parameters()),
         "beta_warm_up": setup.objective.beta_warm_up,
     }
@@ -132,28 +157,32 @@ def shortened(setup: Setup, rows: int, epochs: int, seed: int) -> Setup:
     )  # fmt: skip
 
 
-def seconds_an_item(corpus: Corpus, setup: Setup) -> float:
+def probe(corpus: Corpus, setup: Setup) -> Training:
+    """An untrained model of the setup, ready for steps."""
+    torch.manual_seed(0)
+    longest = {name: 2 * max(int(d.lengths(name).max(initial=0)) for d in corpus.datasets.values()) + 1
+               for name in corpus.front_ends}  # fmt: skip
+    model = build(corpus.front_ends, longest, setup.model)
+    start_prior(model, corpus.datasets["train"])
+    weights = reconstruction_weights(corpus, setup.objective)
+    return Training(model, setup.objective, setup.training, weights, total_steps=PROBED)
+
+
+def seconds_an_item(module: Training, dataset: SequenceDataset) -> float:
     """Processor time of a training step over its items, mean over PROBED steps or an epoch, after three others.
 
     Processor time, since a machine that others use too prolongs it less.
     """
-    torch.manual_seed(0)
-    dataset = corpus.datasets["train"]
-    longest = {name: 2 * max(int(d.lengths(name).max(initial=0)) for d in corpus.datasets.values()) + 1
-               for name in corpus.front_ends}  # fmt: skip
-    model = build(corpus.front_ends, longest, setup.model).train()
-    start_prior(model, dataset)
-    weights = reconstruction_weights(corpus, setup.objective)
-    module = Training(model, setup.objective, setup.training, weights, total_steps=PROBED)
-    optimizer = torch.optim.Adam(model.parameters())
-    batches = list(itertools.islice(make_loader(dataset, setup.training.batch_size), PROBED))
+    config = module.training_config
+    optimizer = torch.optim.Adam(module.train().parameters())
+    batches = list(itertools.islice(make_loader(dataset, config.batch_size), PROBED))
     started = 0.0
     for number, batch in enumerate([*batches[:3], *batches]):
         if number == len(batches[:3]):
             started = time.process_time()
         optimizer.zero_grad()
         (module.penalty() - module.terms(batch).objective.mean()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), setup.training.clip)
+        torch.nn.utils.clip_grad_norm_(module.parameters(), config.clip)
         optimizer.step()
     return (time.process_time() - started) / sum(len(next(iter(batch.values()))) for batch in batches)
 
@@ -162,21 +191,20 @@ def seconds_an_item(corpus: Corpus, setup: Setup) -> float:
 
 
 def judged(
-    trained: Trained, setup: Setup, train: SequenceDataset, dataset: SequenceDataset, judges: Listeners,
-    draws: int, pairs: int, seed: int,
+    trained: Trained, setup: Setup, train: SequenceDataset, recordings: SequenceDataset, dataset: SequenceDataset,
+    judges: Listeners, draws: int, pairs: int, seed: int,
 ) -> Record:  # fmt: skip
-    """All figures of a trained model on `dataset`: what judges hear, likelihoods, the latent; for the ledger."""
+    """All figures of a model trained on `train`, on `dataset`: what judges hear, likelihoods, the latent."""
     model = trained.model.eval()
     said = encoded(model, train)
-    if setup.conditionals != "none":
-        for name in model.readable:
-            model.fit_conditional(name, said, kind=setup.conditionals, seed=seed)
+    if setup.training.conditionals != "none":
+        fit_conditionals(model, said, replace(setup.training, seed=seed))
     tokenizer = trained.front_ends["text"]
     assert isinstance(tokenizer, Tokenizer)
     texts = dataset.__getitems__(range(len(dataset)))["text"].items()
     words = sorted({tokenizer.decode(item) for item in texts})
     heard = cross_generation(
-        trained, dataset, train, judges.word.labels, judges.speaker.labels, judges.word.penultimate,
+        trained, dataset, recordings, judges.word.labels, judges.speaker.labels, judges.word.penultimate,
         draws=draws, joint=pairs, waves=False, priors=fitted_priors(trained, said, words, seed), seed=seed,
         progress=False,
     )  # fmt: skip
@@ -229,42 +257,25 @@ class Completed(Prior):
         return z if self.known.all() else self.then.complete(z, self.known.expand(n, -1), generator)
 
 
-# ------------------------------------------------------------------------------------------------------- the corpus
-
-
-def digest(*parts: Any) -> str:
-    """A short name for plain data."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+# ---------------------------------------------------------------------------------------------------------- files
 
 
 def folder_of(out: Path, run: Mapping[str, Any]) -> Path:
     """Where a run is trained: the same for runs that differ in what happens after training only."""
-    setup = Setup.of(run["settings"])
-    training = asdict(replace(setup, conditionals="none"))
-    judging = ("row", "settings", "draws", "pairs")
-    return out / f"{setup.objective.name}-{digest(training, {k: v for k, v in run.items() if k not in judging})}"
+    setup, judging = Setup.of(run["settings"]).plain, ("row", "settings", "draws", "pairs")
+    return out / f"{setup.objective.name}-{digest(asdict(setup), without(run, *judging))}"
 
 
 def pace_of(out: Path, run: Mapping[str, Any]) -> Path:
     """The file of a run's measured speed: the same for all seeds and budgets."""
-    setup = Setup.of(run["settings"])
-    left = ("row", "settings", "draws", "pairs", "seed", "seconds")
-    others = {k: v for k, v in run.items() if k not in left}
-    return out / "pace" / f"{setup.objective.name}-{digest(asdict(replace(setup, conditionals='none')), others)}.json"
+    setup, others = Setup.of(run["settings"]).plain, ("row", "settings", "draws", "pairs", "seed", "seconds")
+    return out / "pace" / f"{setup.objective.name}-{digest(asdict(setup), without(run, *others))}.json"
 
 
-def unwatched(corpus: Corpus) -> Corpus:
-    """The same corpus whose validation items go by another name, so that training spends no time on them."""
-    names = {"valid": "held out"}
-    return replace(corpus, datasets={names.get(split, split): dataset for split, dataset in corpus.datasets.items()})
+def without(run: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in run.items() if name not in names}
 
 
-def speakers_of(corpus: Corpus) -> dict[str, str]:
-    """{item: who speaks} by the manifest."""
-    with open(corpus.manifest.path, encoding="utf-8", newline="") as file:
-        return {row["id"]: row["speaker"] for row in csv.DictReader(file)}
-
-
-def surroundings() -> Record:
-    """What a run was measured with."""
-    return {"date": time.strftime("%Y-%m-%d"), "machine": platform.machine(), "torch": torch.__version__}
+def digest(*parts: Any) -> str:
+    """A short name for plain data."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
