@@ -119,16 +119,8 @@ def main(
         out: folder of the trained models, which are kept and used again.
         results: folder of the results.
     """
-    names = list(ROWS) if rows is None else rows
-    if strange := sorted(set(names) - set(ROWS)):
-        raise ValueError(f"--rows names {strange}; there are {', '.join(ROWS)}")
-    further = dict(map(parsed, options or []))
     common = {"split": split, "seconds": seconds, "draws": draws, "pairs": pairs}
-    runs: list[Run] = [
-        {"row": name, "settings": ROWS[name] | further, "seed": seed, **common} for seed in seeds for name in names
-    ]
-    for run in runs:
-        Setup.of(run["settings"])  # mistakes are known before hours of work
+    runs = runs_of(list(ROWS) if rows is None else rows, options, seeds, **common)
     ledger = Ledger(results / "objectives.jsonl")
     if any(ledger.find(run) is None for run in runs):
         place = Place.prepare(data_dir, split == "valid", split, cache_dir, out)
@@ -141,6 +133,17 @@ def main(
         name = "objectives.png" if measured == "test" else f"objectives-{measured}.png"
         with replacing(results / name) as part:
             picture(ledger.records(), peers, ROWS, measured, part)
+
+
+def runs_of(rows: list[str], options: list[str] | None, seeds: list[int], **common: Any) -> list[Run]:
+    """Runs of rows with further settings. Raises ValueError for rows and settings that are not known."""
+    if strange := sorted(set(rows) - set(ROWS)):
+        raise ValueError(f"--rows names {strange}; there are {', '.join(ROWS)}")
+    further = dict(map(parsed, options or []))
+    runs = [{"row": name, "settings": ROWS[name] | further, "seed": seed, **common} for seed in seeds for name in rows]
+    for run in runs:
+        Setup.of(run["settings"])  # mistakes are known before hours of work
+    return runs
 
 
 def parsed(option: str) -> tuple[str, Any]:

@@ -167,16 +167,19 @@ def label(run: Mapping[str, Any], rows: Rows) -> str:
 
 def with_own(record: Record) -> Record:
     """The same with figures under the prior that the model was trained with by the name of "own"."""
-
-    def own(priors: Mapping[str, Any]) -> dict[str, Any]:
-        return {**priors, "own": priors.get("learnt", priors["standard"])}
-
-    pairs, nll = own(record["coherence"]["joint"]), own(record["likelihood"]["priors"])
     return {
         **record,
-        "coherence": {**record["coherence"], "joint": pairs},
-        "likelihood": {**record["likelihood"], "priors": nll},
+        "coherence": {**record["coherence"], "joint": own_too(record["coherence"]["joint"])},
+        "likelihood": with_own_nll(record["likelihood"]),
     }
+
+
+def with_own_nll(likelihood: Mapping[str, Any]) -> dict[str, Any]:
+    return {**likelihood, "priors": own_too(likelihood["priors"])}
+
+
+def own_too(priors: Mapping[str, Any]) -> dict[str, Any]:
+    return {**priors, "own": priors.get("learnt", priors["standard"])}
 
 
 def as_ours(peer: Record) -> Record:
