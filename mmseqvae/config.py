@@ -138,7 +138,8 @@ class TrainingConfig:
 
     pretraining: epochs as a plain autoencoder (beta 0) before `epochs`, after which the decoders start anew and so do
     the schedules: the posterior is far from the prior before the decoder learns to do without it.
-    epochs, batch_size; learning_rate: peak of Adam, warmed up over warm_up steps, then half a cosine down to 2 %.
+    epochs, batch_size; learning_rate: peak of Adam, warmed up over warm_up steps, then half a cosine down to 2 %;
+    prior_rate: how many times as large it is for a prior learnt with the model, whose parts must keep up with the codes.
     clip: largest norm of the gradient, in nats an item. l1, l2: penalties on the weight matrices, l1 sum |w| and
     l2 / 2 sum w^2, in nats. ema: decay of the averaged weights that are kept, 0 to keep the last ones.
     patience: epochs without improvement of `monitor` before stopping, None to never stop early.
@@ -153,6 +154,7 @@ class TrainingConfig:
     epochs: int = 110
     batch_size: int = 64
     learning_rate: float = 2e-3
+    prior_rate: float = 10.0
     warm_up: int = 100
     clip: float = 1000.0
     l1: float = 0.0

@@ -157,7 +157,12 @@ class Training(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         config = self.training_config
-        optimizer = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
+        learnt = [] if self.model.learnt is None else list(self.model.learnt.parameters())
+        own = {id(parameter) for parameter in learnt}
+        groups: list[dict[str, Any]] = [{"params": [p for p in self.model.parameters() if id(p) not in own]}]
+        if learnt:
+            groups.append({"params": learnt, "lr": config.prior_rate * config.learning_rate})
+        optimizer = torch.optim.Adam(groups, lr=config.learning_rate)
 
         def factor(step: int) -> float:
             if step < self.pretraining_steps:

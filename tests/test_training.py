@@ -101,6 +101,22 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(
     assert same(whole, run(corpus, tmp_path / "cut", epochs=4))
 
 
+def test_the_prior_learns_at_a_rate_of_its_own(corpus: Corpus) -> None:
+    """Adam's first step moves every weight by the learning rate."""
+    model = build(corpus.front_ends, {"text": 9, "move": 20}, replace(SMALL, prior="mixture", prior_components=3))
+    assert model.learnt is not None
+    training = TrainingConfig(warm_up=1, learning_rate=1e-3, prior_rate=7.0)
+    module = Training(model, ObjectiveConfig(), training, {}, total_steps=10)
+    optimizer = module.configure_optimizers()["optimizer"]
+    means, weight = model.learnt.means, model.modality("text").decoder.to_logits.weight  # type: ignore[union-attr]
+    before = means.clone(), weight.clone()
+    terms = module.terms(next(iter(make_loader(corpus.datasets["train"], 32, seed=0))))
+    (-terms.objective.mean()).backward()
+    optimizer.step()
+    torch.testing.assert_close((means - before[0]).abs(), torch.full_like(means, 7e-3), rtol=1e-3, atol=0)
+    torch.testing.assert_close((weight - before[1]).abs().max().item(), 1e-3, rtol=1e-3, atol=0)
+
+
 @pytest.mark.parametrize("fusion", ["poe", "joint", "attention"])
 def test_bf16_rounds_products_but_not_nats(corpus: Corpus, fusion: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Terms are float32 and near those of float32, with gradients that are too."""
