@@ -139,7 +139,7 @@ class TrainingConfig:
     pretraining: epochs as a plain autoencoder (beta 0) before `epochs`, after which the decoders start anew and so do
     the schedules: the posterior is far from the prior before the decoder learns to do without it.
     epochs, batch_size; learning_rate: peak of Adam, warmed up over warm_up steps, then half a cosine down to 2 %;
-    prior_rate: how many times as large it is for a prior learnt with the model, whose parts must keep up with the codes.
+    prior_rate: how many times that a prior learnt with the model gets, whose parts must keep up with the codes.
     clip: largest norm of the gradient, in nats an item. l1, l2: penalties on the weight matrices, l1 sum |w| and
     l2 / 2 sum w^2, in nats. ema: decay of the averaged weights that are kept, 0 to keep the last ones.
     patience: epochs without improvement of `monitor` before stopping, None to never stop early.
