@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -236,6 +237,7 @@ def peak(low: bool) -> float:
 
 def main(
     data_dir: Path | None = None,
+    only: list[str] | None = None,
     batches: int = 4,
     repeats: int = 3,
     growth: list[int] = [200, 400, 800, 1600],  # noqa: B006
@@ -246,6 +248,7 @@ def main(
 
     Args:
         data_dir: folder with the recordings of spoken digits, for their lengths; without it, made ones.
+        only: names of the workloads to measure, all of them by default.
         batches: different batches of each workload.
         repeats: times that each batch is run, the first of them not counted.
         growth: longest sequences for the growth with the number of steps.
@@ -253,24 +256,31 @@ def main(
         seed: of lengths and values.
     """
     torch.set_num_threads(1)
+    found = workloads(data_dir, seed)
+    if strange := sorted(set(only or ()) - set(found)):
+        raise ValueError(f"--only names {strange}; there are {list(found)}")
     command = "python -m benchmarks.training" + (" --data-dir DIR" if data_dir else "")
-    lines = heading("Training steps", command, seed)
+    command += f" --only {shlex.join(only)}" if only else ""
+    command += f" --batches {batches} --repeats {repeats} --growth {' '.join(map(str, growth))}"
     peaks = {low: peak(low) for low in (False, True)}
-    lines += [
+    table: list[str] = []
+
+    def add(*lines: str) -> None:
+        table.extend(lines)
+        print("\n".join(lines), flush=True)
+        write_text(results / "training.md", "\n".join(table) + "\n")
+
+    add(
+        *heading("Training steps", command, seed),
         f"Matrix products reach {peaks[False] / 1e9:.0f} GFLOP/s in float32 and {peaks[True] / 1e9:.0f} in bf16.",
         "",
         "| workload | way | µs a frame | / naive float32 | / padded float32 | useful FLOP/s over peak | peak MiB |",
         "|---|---|---|---|---|---|---|",
-    ]
-    print("\n".join(lines))
-    for workload in workloads(data_dir, seed).values():
-        for line in compare(workload, batches, repeats, peaks, seed):
-            print(line, flush=True)
-            lines.append(line)
-    for section in (with_steps(growth, repeats, seed), with_modalities(repeats, seed)):
-        print("\n".join(section), flush=True)
-        lines += section
-    write_text(results / "training.md", "\n".join(lines) + "\n")
+    )
+    for name in only or found:
+        add(*compare(found[name], batches, repeats, peaks, seed))
+    add(*with_steps(growth, repeats, seed))
+    add(*with_modalities(repeats, seed))
 
 
 def ways(workload: Workload, batches: int, seed: int) -> dict[str, Way]:
