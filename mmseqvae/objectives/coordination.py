@@ -39,8 +39,10 @@ def coordinated(
     recordings; reconstructing frames from q(z | word) instead would pull it onto one average voice. a_mn is `tokens`
     where n is a token modality, since a modality that determines them should say so; else `own` where n is m, else
     `cross`. detach: the joint posterior has no gradient from the last term, so that it need not give up what the single
-    modality cannot know. Terms that a single modality cannot add to (only one is present in a row) are dropped for that
-    row. Not a bound, except that its first line is one under the conditions of `elbo`, which is reported beside it.
+    modality cannot know; with a product of experts and a learnt prior that diverges, since an expert then follows a
+    product which holds it: use the fusion "joint". Terms that a single modality cannot add to (only one is present in a
+    row) are dropped for that row. Not a bound, except that its first line is one under the conditions of `elbo`, which
+    is reported beside it.
     With tokens 0 and own 1 it is CRMVAE (Suzuki & Matsuo 2023) but for that paper's common factor 1 / (M + 1).
     """
     check_weights(model, weights)
