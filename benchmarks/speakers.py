@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import functools
 import io
+import logging
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -127,6 +128,7 @@ def classified(run: Run, corpus: Corpus) -> Record:
     Its objective is E_{q(z | audio)} log p(text | z), without any KL: the noise of z is the classifier's to choose.
     """
     torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     setup = Setup.of(run["settings"])
 
     def untrained() -> Training:

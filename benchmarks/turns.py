@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -22,8 +23,8 @@ def take_turns(work: Work, runs: list[Run], ledger: Ledger, side_by_side: int = 
     """Append `{"run": run, **work(run)}` to the ledger for every run that is not there.
 
     work: a function of a module, which processes can find. Runs for which `together` says the same are one another's
-    turn in one process, since they share files. A run that fails does not stop the others; Raises RuntimeError at the
-    end with what failed.
+    turn in one process, since they share files. A run that fails does not stop the others; it is told at once, and
+    RuntimeError is raised at the end.
     """
     waiting: dict[Any, list[Run]] = {}
     for run in runs:
@@ -34,6 +35,8 @@ def take_turns(work: Work, runs: list[Run], ledger: Ledger, side_by_side: int = 
         for records, complaints in _turns(work, list(waiting.values()), side_by_side):
             for record in records:
                 ledger.append(record)
+            for complaint in complaints:
+                tqdm.write(complaint, sys.stderr)
             failed += complaints
             bar.update(len(records) + len(complaints))
     if failed:

@@ -87,6 +87,13 @@ def test_the_whole_benchmark_runs_and_what_is_finished_is_not_run_again(
         benchmark(rows=["mixture-40"], seeds=[1])
 
 
+def test_mixtures_and_private_latents_are_judged_too(benchmark: Callable[..., None], tmp_path: Path) -> None:
+    benchmark(rows=["mmvae-plus"], options=[*TINY, "model.private=2"])
+    (found,) = Ledger(tmp_path / "objectives.jsonl").records()
+    assert "completed by the mixture" in found["coherence"]["joint"]["word"]["prior"]
+    assert found["likelihood"]["priors"]["fitted"]["effective_draws"] >= 1
+
+
 @pytest.mark.parametrize("name", objectives.ROWS)
 def test_every_row_trains(name: str, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "PROBED", 2)
