@@ -232,7 +232,8 @@ def fit(
         trainer.fit(module, loader, valid, ckpt_path=checkpoint, weights_only=True)
 
     said = encoded(trained.model, datasets["train"])
-    draws = said.posterior().rsample(generator=trained.model.generator(training.seed))
+    with torch.no_grad():  # a fusion may have weights
+        draws = said.posterior().rsample(generator=trained.model.generator(training.seed))
     trained.model.fit_prior(draws, training.components, training.seed, progress)
     if training.conditionals != "none":
         fit_conditionals(trained.model, said, training, progress)

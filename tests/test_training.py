@@ -117,6 +117,14 @@ def test_the_prior_learns_at_a_rate_of_its_own(corpus: Corpus) -> None:
     torch.testing.assert_close((weight - before[1]).abs().max().item(), 1e-3, rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize("fusion", ["joint", "attention", "generalised-poe", "moe"])
+def test_every_fusion_is_trained_and_gets_its_prior(corpus: Corpus, fusion: str, tmp_path: Path) -> None:
+    training = TrainingConfig(epochs=1, batch_size=32, components=2)
+    trained = fit(corpus, tmp_path, model=replace(SMALL, fusion=fusion), training=training, progress=False)
+    assert trained.model.fitted is not None
+    assert same(trained, load(tmp_path))
+
+
 @pytest.mark.parametrize("fusion", ["poe", "joint", "attention"])
 def test_bf16_rounds_products_but_not_nats(corpus: Corpus, fusion: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Terms are float32 and near those of float32, with gradients that are too."""
