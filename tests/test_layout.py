@@ -19,6 +19,8 @@ ORDER = [
     "sampling",
     "sequence",
     "gaussian",
+    "cells",
+    "fused",
     "packed",
     "recurrent",
     "likelihoods",

@@ -172,7 +172,8 @@ def test_bf16_autocast_rounds_products_only(kind: str) -> None:
             outputs = model(x, n)
         gradients = torch.autograd.grad((outputs.float() * weight).sum(), [x, *model.parameters()])
         found[low] = [outputs.detach().float(), *gradients]
-    assert not torch.equal(found[False][0], found[True][0])
+    if kind != "lstm" or torch.ops.mkldnn._is_mkldnn_bf16_supported():  # without, torch's LSTM stays in float32
+        assert not torch.equal(found[False][0], found[True][0])
     for exact, rounded in zip(found[False], found[True], strict=True):
         assert rounded.dtype == torch.float32
         assert (exact - rounded).norm() < 0.02 * exact.norm()
