@@ -1,7 +1,7 @@
 """How few pairs will do? 100, 10 and 2 % of the recordings keep their word, the others come apart.
 
-    python -m benchmarks.pairs --data-dir DIR --rows coordinated                        # on validation
-    python -m benchmarks.pairs --data-dir DIR --rows coordinated --split test --seeds 0 1 2
+    python -m benchmarks.pairs --data-dir DIR --rows default                        # on validation
+    python -m benchmarks.pairs --data-dir DIR --rows default --split test --seeds 0 1 2
 
 Rows, budget and judges are those of benchmarks/objectives.py. Every word keeps the same share of its pairs; of the
 others, recording and text stay in training as items of one modality. Finished runs are lines of results/pairs.jsonl.
@@ -30,7 +30,7 @@ from mmseqvae.files import write_text
 
 def main(
     data_dir: Path | None = None,
-    rows: list[str] = ["coordinated"],  # noqa: B006
+    rows: list[str] = ["default"],  # noqa: B006
     shares: list[float] = [1.0, 0.1, 0.02],  # noqa: B006
     seeds: list[int] = [0],  # noqa: B006
     split: Literal["valid", "test"] = "valid",

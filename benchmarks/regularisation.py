@@ -42,7 +42,7 @@ PENALTIES: dict[str, dict[str, Any]] = {
 
 def main(
     data_dir: Path | None = None,
-    row: str = "coordinated",
+    row: str = "default",
     penalties: list[str] = list(PENALTIES),  # noqa: B006
     seeds: list[int] = [0],  # noqa: B006
     split: Literal["valid", "test"] = "valid",

@@ -1,7 +1,7 @@
 """Does it understand a voice that it has never heard? Six trainings, each without one speaker of the spoken digits.
 
-    python -m benchmarks.speakers --data-dir DIR --rows coordinated                     # on validation
-    python -m benchmarks.speakers --data-dir DIR --rows coordinated --split test
+    python -m benchmarks.speakers --data-dir DIR --rows default                     # on validation
+    python -m benchmarks.speakers --data-dir DIR --rows default --split test
 
 Rows, budget and judges are those of benchmarks/objectives.py; the judges know all six voices, from recordings that
 nothing is measured on. Beside them stands a classifier: the same encoder of audio and decoder of text, trained only to
@@ -48,7 +48,7 @@ CLASSIFIER = "classifier"
 
 def main(
     data_dir: Path | None = None,
-    rows: list[str] = ["coordinated"],  # noqa: B006
+    rows: list[str] = ["default"],  # noqa: B006
     seeds: list[int] = [0],  # noqa: B006
     split: Literal["valid", "test"] = "valid",
     seconds: float = 120,

@@ -80,8 +80,8 @@ class ModelConfig:
     latent: int = 32
     private: int = 0
     fusion: str = "poe"
-    prior: str = "standard"
-    prior_components: int = 50
+    prior: str = "mixture"
+    prior_components: int = 100
     rnn: str = "gru"
     layers: int = 1
     bidirectional: bool = True
@@ -120,14 +120,14 @@ class ObjectiveConfig:
 
     name: str = "coordinated"
     options: dict[str, bool | int | float | str] = field(default_factory=dict)
-    beta: float = 3.0
+    beta: float = 1.0
     beta_schedule: str = "linear"
     beta_warm_up: int = 600
     beta_cycles: int = 4
     target_kl: float | None = None
     free_bits: float = 0.0
     free_bits_item: float = 0.0
-    token_weight: float = 30.0
+    token_weight: float = 40.0
     by_dimension: bool = False
     weights: dict[str, float] = field(default_factory=dict)
 
@@ -151,7 +151,7 @@ class TrainingConfig:
     """
 
     pretraining: int = 0
-    epochs: int = 110
+    epochs: int = 130
     batch_size: int = 64
     learning_rate: float = 2e-3
     prior_rate: float = 10.0
@@ -163,7 +163,7 @@ class TrainingConfig:
     patience: int | None = None
     monitor: str = "valid/elbo"
     components: int = 50
-    conditionals: str = "none"
+    conditionals: str = "mixture"
     precision: str = "32-true"
     seed: int = 0
     threads: int | None = None

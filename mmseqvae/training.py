@@ -157,11 +157,7 @@ class Training(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         config = self.training_config
-        learnt = [] if self.model.learnt is None else list(self.model.learnt.parameters())
-        own = {id(parameter) for parameter in learnt}
-        groups: list[dict[str, Any]] = [{"params": [p for p in self.model.parameters() if id(p) not in own]}]
-        if learnt:
-            groups.append({"params": learnt, "lr": config.prior_rate * config.learning_rate})
+        groups = parameter_groups(self.model, config.learning_rate, config.prior_rate)
         whole = config.precision == "32-true"  # Lightning cannot clip gradients beside a fused Adam in mixed precision
         optimizer = torch.optim.Adam(groups, lr=config.learning_rate, fused=whole)
 
@@ -175,6 +171,14 @@ class Training(lightning.LightningModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return to_device(batch, device)
+
+
+def parameter_groups(model: MultimodalVAE, rate: float, prior_rate: float) -> list[dict[str, Any]]:
+    """Parameters for an optimiser: those of a prior learnt with the model go `prior_rate` times as fast."""
+    learnt = [] if model.learnt is None else list(model.learnt.parameters())
+    own = {id(parameter) for parameter in learnt}
+    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if id(p) not in own], "lr": rate}]
+    return [*groups, {"params": learnt, "lr": prior_rate * rate}] if learnt else groups
 
 
 def fit(

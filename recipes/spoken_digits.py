@@ -287,7 +287,8 @@ def summary(metrics: dict[str, Any]) -> list[str]:
         return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]" if found["of"] else "nothing to count"
 
     heard, judges = metrics["coherence"], metrics["judges"]
-    nll = metrics["evaluation"]["likelihood"]["priors"]["standard"]["nll"]
+    priors = metrics["evaluation"]["likelihood"]["priors"]
+    nll = priors.get("learnt", priors["standard"])["nll"]
     joint = {name: share(found["coherence"]["log_mel"]) for name, found in heard["joint"].items()}
     rows = {
         "says a typed word": share(heard["text_to_audio"]["noise 0.5"]["log_mel"]),
@@ -297,7 +298,7 @@ def summary(metrics: dict[str, Any]) -> list[str]:
         "repeats a heard word": share(heard["audio_to_audio"]["digit_kept"]["log_mel"]),
         "    in the same voice": share(heard["audio_to_audio"]["speaker_kept"]["log_mel"]),
         "invents matching pairs": joint.get("fitted", joint["standard"]),
-        "    from N(0, I)": joint["standard"],
+        "    from the prior it was trained with": joint.get("learnt", joint["standard"]),
         "judge of words, on recordings": share(judges["word"]["log_mel"]),
         "joint negative log-likelihood": f"{nll:.1f} nats an item",
     }

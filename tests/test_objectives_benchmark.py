@@ -63,7 +63,7 @@ def test_the_whole_benchmark_runs_and_what_is_finished_is_not_run_again(
         return fit(corpus, folder, **settings)
 
     monkeypatch.setattr(trial, "fit", counted)
-    rows = ["mixture-40", "mixture-40-after-mixture"]
+    rows = ["mixture-100", "default"]
     benchmark(rows=rows)
     assert len(fits) == 1  # what is fitted after rests on the same training
     records = Ledger(tmp_path / "objectives.jsonl").records()
@@ -75,7 +75,7 @@ def test_the_whole_benchmark_runs_and_what_is_finished_is_not_run_again(
     assert plain["coherence"]["text_to_audio"] is not None
     assert plain["judges"]["word"]["log_mel"]["of"] == 30
     assert plain["training"]["epochs"] == 1
-    assert (tmp_path / "objectives.md").read_text().count("\n| mixture-40") == 2
+    assert (tmp_path / "objectives.md").read_text().count("\n| mixture-100") == 1
     assert (tmp_path / "objectives-valid.png").stat().st_size > 10_000
 
     def again(*arguments: Any) -> None:
@@ -84,7 +84,7 @@ def test_the_whole_benchmark_runs_and_what_is_finished_is_not_run_again(
     monkeypatch.setattr(objectives, "tried", again)
     benchmark(rows=rows)
     with pytest.raises(RuntimeError, match="it was finished"):
-        benchmark(rows=["mixture-40"], seeds=[1])
+        benchmark(rows=["mixture-100"], seeds=[1])
 
 
 def test_mixtures_and_private_latents_are_judged_too(benchmark: Callable[..., None], tmp_path: Path) -> None:

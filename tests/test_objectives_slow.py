@@ -44,7 +44,7 @@ def telbo(slow: Slow, beta: float, weights: dict[str, float], single: float = 1.
 
 
 def coordinated(
-    slow: Slow, beta: float, weights: dict[str, float], coordination: float = 1.0, tokens: float = 1.0,
+    slow: Slow, beta: float, weights: dict[str, float], coordination: float = 0.3, tokens: float = 1.0,
     own: float = 0.0, cross: float = 0.0, detach: bool = False,
 ) -> list[float]:  # fmt: skip
     totals = elbo(slow, beta, weights)

@@ -23,7 +23,7 @@ def coordinated(
     free_bits: float = 0.0,
     free_bits_item: float = 0.0,
     weights: Weights = None,
-    coordination: float = 1.0,
+    coordination: float = 0.3,
     tokens: float = 1.0,
     own: float = 0.0,
     cross: float = 0.0,
@@ -43,7 +43,9 @@ def coordinated(
     product which holds it: use the fusion "joint". Terms that a single modality cannot add to (only one is present in a
     row) are dropped for that row. Not a bound, except that its first line is one under the conditions of `elbo`, which
     is reported beside it.
-    With tokens 0 and own 1 it is CRMVAE (Suzuki & Matsuo 2023) but for that paper's common factor 1 / (M + 1).
+    With tokens 0, own 1 and coordination 1 it is CRMVAE (Suzuki & Matsuo 2023) but for that paper's common factor
+    1 / (M + 1). The default c is small because a Gaussian q(z | x_m) is a poor mould: what it cannot hold, the joint
+    posterior should not give up; `mmseqvae.conditionals` fits what can (docs/sharing.md).
     """
     check_weights(model, weights)
     encoded = model.encode(batch)
