@@ -31,7 +31,7 @@ RESULTS = Path(__file__).with_name("results")
 # What every row says, so that a run is known by it whatever the library's defaults become.
 BASE: dict[str, Any] = {
     "model.fusion": "poe", "model.prior": "standard", "model.latent": 32,
-    "objective.beta": 1.0, "objective.token_weight": 40.0,
+    "objective.beta": 1.0, "objective.token_weight": 40.0, "training.conditionals": "none",
 }  # fmt: skip
 
 

@@ -79,7 +79,7 @@ def test_speakers_are_left_out_one_by_one(settings: dict[str, Any], tmp_path: Pa
     speakers.main(**settings)
     found = Ledger(tmp_path / "speakers.jsonl").records()
     assert [(r["run"]["left_out"], r["run"]["row"]) for r in found] == [
-        ("ann", "coordinated"), ("ann", "classifier"), ("bob", "coordinated"), ("bob", "classifier"),
+        ("ann", "default"), ("ann", "classifier"), ("bob", "default"), ("bob", "classifier"),
     ]  # fmt: skip
     assert all(r["coherence"]["audio_to_text"]["exact"]["of"] == 15 for r in found)
 

@@ -28,6 +28,8 @@ SMALL = ModelConfig(
     latent=4, token_embedding=8, token_encoder=8, token_decoder=16, frame_encoder=8, frame_inputs=8, frame_decoder=16
 )
 
+STANDARD = replace(SMALL, prior="standard")
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
@@ -44,9 +46,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return prepare(folder / "manifest.csv", frames=["move"], cache_dir=folder / "cache")
 
 
-def run(corpus: Corpus, out: Path, objective: ObjectiveConfig | None = None, **settings: object) -> Trained:
+def run(
+    corpus: Corpus, out: Path, objective: ObjectiveConfig | None = None, model: ModelConfig = SMALL, **settings: object
+) -> Trained:
     training = TrainingConfig(**{"epochs": 2, "batch_size": 8, "warm_up": 2, "components": 3, **settings})  # type: ignore[arg-type]
-    return fit(corpus, out, model=SMALL, objective=objective, training=training, progress=False)
+    return fit(corpus, out, model=model, objective=objective, training=training, progress=False)
 
 
 def same(a: Trained, b: Trained) -> bool:
@@ -260,7 +264,7 @@ def test_the_example_of_a_new_objective_trains(corpus: Corpus) -> None:
         two_steps(corpus, ObjectiveConfig(name="averaged", options={"draws": 2}))
     finally:
         del OBJECTIVES["averaged"]
-    model = build(corpus.front_ends, dict.fromkeys(corpus.front_ends, 12), SMALL).eval()
+    model = build(corpus.front_ends, dict.fromkeys(corpus.front_ends, 12), STANDARD).eval()
     batch, found = corpus.datasets["train"].__getitems__(range(8)), []
     for objective, options in ((names["averaged"], {"draws": 1}), (elbo, {})):
         torch.manual_seed(0)
@@ -276,7 +280,7 @@ def test_options_reach_the_objective(corpus: Corpus) -> None:
         torch.manual_seed(0)
         return Training(model, ObjectiveConfig(options=options), TrainingConfig(), {}, 1).terms(batch)
 
-    plain, twice = terms(), terms(coordination=2.0)
+    plain, twice = terms(coordination=1.0), terms(coordination=2.0)
     torch.testing.assert_close(
         plain.objective - twice.objective, sum(plain.coordination.values()), atol=1e-4, rtol=1e-4
     )
@@ -288,7 +292,7 @@ def test_modalities_are_weighed_by_their_dimensions(corpus: Corpus) -> None:
     words, frames = text[text > 0].mean(), 3 * move.mean()
     found = reconstruction_weights(corpus, ObjectiveConfig(by_dimension=True))
     assert found == pytest.approx({"text": frames / words, "move": 1.0})
-    assert reconstruction_weights(corpus, ObjectiveConfig()) == {"text": 30.0}
+    assert reconstruction_weights(corpus, ObjectiveConfig()) == {"text": 40.0}
     assert reconstruction_weights(corpus, ObjectiveConfig(by_dimension=True, weights={"text": 2.0}))["text"] == 2.0
 
 
@@ -306,12 +310,12 @@ def test_beta_follows_its_schedule(corpus: Corpus, monkeypatch, schedule: str, f
 def test_beta_is_adapted_to_a_target(corpus: Corpus, tmp_path: Path) -> None:
     """It starts at 0, moves with every step, is logged, and a training that was interrupted goes on with it."""
     objective = ObjectiveConfig(name="elbo", target_kl=0.01, beta=1.0)
-    run(corpus, tmp_path, objective, epochs=3)
+    run(corpus, tmp_path, objective, STANDARD, epochs=3)
     curve = logged(tmp_path)["train/beta"]
     assert len(curve) == 3
     assert 0 < curve[0] < curve[1] < curve[2] < 1  # the KL is above its target
     state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["target_kl"]
-    again = Training(build(corpus.front_ends, {"text": 9, "move": 9}, SMALL), objective, TrainingConfig(), {}, 1)
+    again = Training(build(corpus.front_ends, {"text": 9, "move": 9}, STANDARD), objective, TrainingConfig(), {}, 1)
     assert again.beta == 0
     again.on_load_checkpoint({"target_kl": state})
     assert again.beta == state["beta"] > curve[1]
