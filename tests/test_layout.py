@@ -45,6 +45,7 @@ ORDER = [
     "text",
     "labels",
     "frames",
+    "griffin_lim",
     "audio",
     "synth",
     "data.download",
