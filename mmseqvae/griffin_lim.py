@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
-TINY = 1e-16  # keeps the phase of nothing finite
+TINY = np.float32(1e-16)  # keeps the phase of nothing finite
 
 
 def griffin_lim(
@@ -22,50 +24,50 @@ def griffin_lim(
 
     Perraudin, Balazs & Sondergaard 2013, A fast Griffin-Lim algorithm; Griffin & Lim 1984.
     """
-    n_fft, half = len(window), len(window) // 2
-    if magnitude.shape != (1 + samples // hop_length, half + 1) or samples <= half:
+    n_fft, half, frames = len(window), len(window) // 2, 1 + samples // hop_length
+    if magnitude.shape != (frames, half + 1) or samples <= half:
         raise ValueError(
-            f"{samples} samples, more than n_fft / 2 = {half}, need magnitudes "
-            f"[{1 + samples // hop_length}, {half + 1}], got {tuple(magnitude.shape)}"
+            f"{samples} samples, more than n_fft / 2 = {half}, need magnitudes [{frames}, {half + 1}], got "
+            f"{tuple(magnitude.shape)}"
         )
-    add = OverlapAdd(len(magnitude), n_fft, hop_length)
-    inner = slice(half, half + samples)
-    scale = 1 / add(window.square().expand(len(magnitude), n_fft))[inner]  # the windows' squares, overlapping, to 1
-    padded = torch.empty(samples + 2 * half)
-    wave, framed = padded[inner], padded.unfold(0, n_fft, hop_length)
-    spectrum = magnitude.to(torch.complex64)
-    before = torch.zeros_like(spectrum)
+    # Arrays of numpy but for the transforms: torch computes these faster, and takes longer to begin anything else.
+    wanted, taper, inner = magnitude.numpy(), window.numpy(), slice(half, half + samples)
+    add = OverlapAdd(frames, n_fft, hop_length)
+    scale = 1 / add(np.broadcast_to(taper * taper, (frames, n_fft)))[inner]  # makes the overlapping squares sum to 1
+    padded = np.empty(samples + 2 * half, np.float32)
+    wave, framed = padded[inner], sliding_window_view(padded, n_fft)[::hop_length]
+    spectrum = torch.empty(magnitude.shape, dtype=torch.complex64).copy_(magnitude)
+    phase, before = spectrum.numpy(), np.zeros(wanted.shape, np.complex64)  # phase: the memory of the spectrum
     for _ in range(iterations):
-        torch.mul(add(torch.fft.irfft(spectrum, n_fft).mul_(window))[inner], scale, out=wave)
-        padded[:half] = wave[1 : half + 1].flip(0)
-        padded[-half:] = wave[-half - 1 : -1].flip(0)
-        rebuilt = torch.fft.rfft(framed * window)
-        torch.sub(rebuilt, before, alpha=momentum / (1 + momentum), out=spectrum)
+        np.multiply(add(torch.fft.irfft(spectrum, n_fft).numpy() * taper)[inner], scale, out=wave)
+        padded[:half], padded[-half:] = wave[half:0:-1], wave[-2 : -half - 2 : -1]
+        rebuilt = torch.fft.rfft(torch.from_numpy(framed * taper)).numpy()
+        before *= np.float32(momentum / (1 + momentum))
+        np.subtract(rebuilt, before, out=phase)
+        real, imaginary = phase.real, phase.imag
+        gain = wanted / (np.sqrt(real * real + imaginary * imaginary) + TINY)
+        real *= gain
+        imaginary *= gain
         before = rebuilt
-        real, imaginary = spectrum.real, spectrum.imag  # views: torch's own arithmetic of complex numbers is slower
-        gain = magnitude / torch.addcmul(imaginary.square(), real, real).sqrt_().add_(TINY)
-        real.mul_(gain)
-        imaginary.mul_(gain)
-    return add(torch.fft.irfft(spectrum, n_fft).mul_(window))[inner] * scale
+    return torch.from_numpy(add(torch.fft.irfft(spectrum, n_fft).numpy() * taper)[inner] * scale)
 
 
 class OverlapAdd:
-    """Sums of frames [T, n_fft] that begin `hop_length` samples apart: a sum of n_fft / hop_length blocks of all frames.
+    """Sums of frames [T, n_fft] that begin `hop_length` samples apart, as a sum of n_fft / hop_length blocks.
 
-    Blocks are `hop_length` wide, the last one narrower where that does not divide n_fft. Every call returns the same
-    tensor, [at least (T - 1) * hop_length + n_fft] samples, filled anew.
+    A block is a part of every frame, `hop_length` wide; the last one is narrower where that does not divide n_fft.
+    Every call returns the same array of at least (T - 1) * hop_length + n_fft samples, filled anew.
     """
 
     def __init__(self, frames: int, n_fft: int, hop_length: int) -> None:
-        self.starts = range(0, n_fft, hop_length)
-        self.sums = torch.empty(frames + len(self.starts) - 1, hop_length)
-        self.parts = [
-            self.sums[block : block + frames, : n_fft - start]  # row t + block is where block of frame t lies
-            for block, start in enumerate(self.starts)
-        ]
+        self.sums = np.empty((frames + (n_fft - 1) // hop_length, hop_length), np.float32)
+        self.blocks = [
+            (slice(start, start + hop_length), self.sums[row : row + frames, : n_fft - start])
+            for row, start in enumerate(range(0, n_fft, hop_length))
+        ]  # which part of a frame, and where it is added: that of frame t to row t + `row`
 
-    def __call__(self, frames: Tensor) -> Tensor:
-        self.sums.zero_()
-        for start, part in zip(self.starts, self.parts, strict=True):
-            part.add_(frames[:, start : start + part.shape[1]])
-        return self.sums.view(-1)
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        self.sums.fill(0)
+        for part, sums in self.blocks:
+            sums += frames[:, part]
+        return self.sums.reshape(-1)
