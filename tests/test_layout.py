@@ -52,6 +52,7 @@ ORDER = [
     "data.manifest",
     "data.store",
     "data.features",
+    "data.gather",
     "data.batches",
     "data.corpus",
     "pretrained",
