@@ -68,7 +68,7 @@ def main(
         for name, seconds in times.items():
             found, equal = judge(outputs[name], outputs["torchaudio"])
             table.append(
-                f"| {what} | {name} | {hours / seconds:.2f} | {seconds / times['torchaudio']:.2f} "
+                f"| {what} | {name} | {hours / seconds:.3f} | {seconds / times['torchaudio']:.2f} "
                 f"| {seconds / times['librosa']:.2f} | {found} | {'yes' if equal else 'no'} |"
             )
     print("\n".join(table))

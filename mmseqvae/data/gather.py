@@ -25,18 +25,23 @@ def fill(buffer: Array, flat: Array, starts: Array, lengths: Array) -> None:
 
     Nothing is checked: `starts` and `lengths` [B] must lie within `flat`, and T be at least every length.
     """
-    for row in range(len(lengths)):
-        start, length = starts[row], lengths[row]
-        buffer[row, :length] = flat[start : start + length]
-        buffer[row, length:] = 0
+    width = flat.shape[1]
+    values, rows = flat.reshape(-1), buffer.reshape(len(buffer), -1)
+    for row in range(len(lengths)):  # slices first: what a loop then counts is known not to be negative
+        start, count = starts[row] * width, lengths[row] * width
+        source, target = values[start : start + count], rows[row]
+        for i in range(count):
+            target[i] = source[i]
+        for i in range(count, len(target)):
+            target[i] = 0
 
 
 @compiled
 def fill_standardised(buffer: Array, flat: Array, starts: Array, lengths: Array, mean: Array, std: Array) -> None:
     """The same with mean [C] subtracted, then divided by std [C]; the padding is 0 all the same."""
     for row in range(len(lengths)):
-        start, length = starts[row], lengths[row]
-        for step in range(length):
+        source, target = flat[starts[row] : starts[row] + lengths[row]], buffer[row]
+        for step in range(len(source)):
             for channel in range(len(mean)):
-                buffer[row, step, channel] = (flat[start + step, channel] - mean[channel]) / std[channel]
-        buffer[row, length:] = 0
+                target[step, channel] = (source[step, channel] - mean[channel]) / std[channel]
+        target[len(source) :] = 0
