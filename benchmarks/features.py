@@ -3,10 +3,11 @@
     python -m benchmarks.features [--data-dir DIR]
 
 Fifty recordings, one at a time, with the settings of the spoken-digits recipe (8 kHz, window 256, hop 100, 40 mels).
-Log-mels of the same padded samples; the row "with dither" draws the noise that `LogMel` adds by default, too. Resampling
-is from 22,050 Hz (what espeak-ng speaks at) to 16 kHz, torchaudio's with its kernel prepared. Griffin-Lim runs 32
-iterations with momentum 0.99 from phase zero; convergence is ||found| - wanted| / |wanted| of the spectrum of what comes
-out. Processor time of one thread, medians over rounds. Writes benchmarks/results/features.md.
+Log-mels are of the same padded samples, without dither; the row "with dither" adds the noise that `LogMel` adds by
+default. Resampling is from 22,050 Hz (what espeak-ng speaks at) to 16 kHz, torchaudio's with its kernel prepared.
+Griffin-Lim runs 32 iterations with momentum 0.99 from phase zero; convergence is the norm of |spectrum of the samples|
+minus the wanted one over the norm of the latter, the mean over recordings. Processor time of one thread, medians over
+rounds. Writes benchmarks/results/features.md.
 """
 
 from __future__ import annotations
@@ -55,9 +56,9 @@ def main(
     command = "python -m benchmarks.features" + (" --data-dir DIR" if data_dir else "")
     table = [
         *heading("Features", f"{command} --recordings {recordings} --repeats {repeats}", seed),
-        f"{len(waves)} recordings of {3600 * hours / len(waves):.2f} s on average. Equal means: log-mels within 0.001 nats "
-        "and 0.1 %; resampling within 1 % (root mean square), since the filters differ; the convergence of Griffin-Lim "
-        "within 1 %.",
+        f"{len(waves)} recordings of {3600 * hours / len(waves):.2f} s on average. Equal means: log-mels within 0.001 "
+        "nats and 0.1 %; resampling within 1 % (root mean square), since the filters differ; the convergence of "
+        "Griffin-Lim within 1 %.",
         "",
         "| what | way | hours of audio a second | time / torchaudio | time / librosa | against torchaudio | equal |",
         "|---|---|---|---|---|---|---|",
@@ -113,13 +114,18 @@ Judge = Callable[[list[np.ndarray], list[np.ndarray]], tuple[str, bool]]  # what
 
 def log_mel(waves: list[np.ndarray]) -> tuple[str, Ways, Judge]:
     dithered, front_end = LogMel(AUDIO), LogMel(replace(AUDIO, dither=0))
-    options = {"n_fft": AUDIO.n_fft, "hop_length": AUDIO.hop_length, "n_mels": AUDIO.n_mels, "pad_mode": "constant"}
+    options: dict[str, Any] = {
+        "n_fft": AUDIO.n_fft,
+        "hop_length": AUDIO.hop_length,
+        "n_mels": AUDIO.n_mels,
+        "pad_mode": "constant",
+    }
     transform = torchaudio.transforms.MelSpectrogram(
         AUDIO.sample_rate, f_min=AUDIO.fmin, f_max=AUDIO.highest, norm="slaney", mel_scale="slaney", **options
     )
 
     def theirs(wave: np.ndarray) -> np.ndarray:
-        band = {"fmin": AUDIO.fmin, "fmax": AUDIO.highest}
+        band: dict[str, Any] = {"fmin": AUDIO.fmin, "fmax": AUDIO.highest}
         power = librosa.feature.melspectrogram(y=wave, sr=AUDIO.sample_rate, **band, **options)
         return np.log(np.maximum(power, AUDIO.floor)).T
 
@@ -173,7 +179,13 @@ def inversion(waves: list[np.ndarray]) -> tuple[str, Ways, Judge]:
         )
 
     def librosas(i: int) -> np.ndarray:
-        options = {"hop_length": hop, "n_fft": n_fft, "pad_mode": "reflect", "init": None, "length": samples[i]}
+        options: dict[str, Any] = {
+            "hop_length": hop,
+            "n_fft": n_fft,
+            "pad_mode": "reflect",
+            "init": None,
+            "length": samples[i],
+        }
         return librosa.griffinlim(arrays[i], n_iter=ITERATIONS, momentum=MOMENTUM, **options)
 
     def convergence(found: list[np.ndarray]) -> float:

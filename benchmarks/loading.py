@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 from benchmarks.table import heading
 from benchmarks.training import digits
 from mmseqvae.audio import LogMel
-from mmseqvae.data import Batch, SequenceDataset, make_loader
+from mmseqvae.data import Batch, FrontEnd, SequenceDataset, make_loader
 from mmseqvae.data.batches import Column
 from mmseqvae.data.store import StoreWriter
 from mmseqvae.files import write_text
@@ -148,7 +148,7 @@ def obvious(dataset: SequenceDataset, items: list[int]) -> dict[str, tuple[Tenso
 def training_step(dataset: SequenceDataset, steps: int, seed: int) -> float:
     """Processor seconds of the recipe's step: objective, backward, clipping, Adam; the median over batches."""
     torch.manual_seed(seed)
-    ends = {"text": Tokenizer.train(recipe.WORDS), "audio": LogMel(recipe.AUDIO)}
+    ends: dict[str, FrontEnd] = {"text": Tokenizer.train(recipe.WORDS), "audio": LogMel(recipe.AUDIO)}
     longest = {name: 2 * int(dataset.lengths(name).max()) for name in ends}
     model = build(ends, longest, recipe.MODEL)
     objective = chosen(recipe.OBJECTIVE.name, recipe.OBJECTIVE.options)

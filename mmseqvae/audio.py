@@ -147,7 +147,7 @@ class LogMel(FrontEnd):
 
     @cached_property
     def _basis_of_parts(self) -> Tensor:
-        """[n_fft + 2, n_mels]: squares of real and imaginary parts, in turns, to mel power, so that one product adds."""
+        """[n_fft + 2, n_mels]: squares of real and imaginary parts, in turns, to mel power; the product adds them."""
         return self.basis.repeat_interleave(2, 0)
 
     @cached_property
@@ -176,7 +176,7 @@ class LogMel(FrontEnd):
         edge = self.config.n_fft // 2
         padded = np.zeros(len(samples) + 2 * edge, np.float32)
         if self.config.dither:
-            seed = zlib.crc32(np.ascontiguousarray(samples))
+            seed = zlib.crc32(np.ascontiguousarray(samples).data)
             np.random.default_rng(seed).standard_normal(dtype=np.float32, out=padded)
             padded *= np.float32(self.config.dither * LEAST_STEP)
         padded[edge : edge + len(samples)] += samples

@@ -69,7 +69,7 @@ def test_the_compiled_pass_gives_what_slices_give(tmp_path: Path, mapped: bool, 
 
 @pytest.mark.parametrize(("start", "length"), [(2, 2), (-1, 1), (0, -1)])
 def test_items_outside_their_array_are_refused(start: int, length: int) -> None:
-    with pytest.raises(ValueError, match="item 1 .* of 3 steps"):
+    with pytest.raises(ValueError, match=r"item 1 .* of 3 steps"):
         Column(np.zeros((3, 2), np.float32), np.array([0, start]), np.array([1, length]))
 
 
