@@ -59,7 +59,7 @@ class Column:
     def batch(self, items: np.ndarray) -> Sequence:
         """The chosen items as one padded Sequence; the padding is 0 after standardisation."""
         lengths = self.lengths[items]
-        size = (len(items), int(lengths.max(initial=0)), *self.flat.shape[1:])
+        size = (len(items), max(lengths.tolist(), default=0), *self.flat.shape[1:])
         values = torch.empty(size, dtype=torch.long if self.flat.ndim == 1 else torch.float32)
         channels = math.prod(self.flat.shape[1:])
         buffer, flat = values.numpy().reshape(*size[:2], channels), self.flat.view(np.ndarray).reshape(-1, channels)
