@@ -19,11 +19,11 @@ from mmseqvae.files import write_text
 
 RESULTS = Path(__file__).with_name("results")
 PARTS: dict[str, list[str]] = {
-    "recurrent": ["--steps", "50", "200", "--repeats", "5"],
+    "recurrent": ["--steps", "50", "200", "--repeats", "3"],
     "features": ["--repeats", "3"],
     "loading": ["--repeats", "5", "--steps", "5"],
     "sampling": ["--repeats", "3"],
-    "training": ["--only", "spoken digits", "--batches", "1", "--repeats", "2", "--growth", "200", "400"],
+    "training": ["--only", "spoken digits", "--batches", "1", "--repeats", "2", "--growth", "200"],
 }
 READERS = ("features", "loading", "training")  # that take --data-dir
 
