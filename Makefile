@@ -1,5 +1,6 @@
 # make demo   a trained model of spoken digits, with sounds, pictures and figures
 # make test   lint, types and the whole test suite
+# make bench  how fast the parts are, against torch, torchaudio, librosa and plain code: benchmarks/results/bench.md
 # make bench-peers DATA_DIR=DIR   MultiVae's models on the Free Spoken Digit Dataset in DIR, judged and timed beside ours
 PYTHON ?= python3
 SOURCE ?= synth
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA_DIR ?=
 
-.PHONY: demo test lint format table bench-peers clean
+.PHONY: demo test lint format table bench bench-peers clean
 
 demo: $(VENV)/demo
 	$(BIN)/python -m recipes.spoken_digits --source $(SOURCE) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
@@ -26,6 +27,9 @@ format: $(VENV)/dev
 
 table: $(VENV)/demo  # the README's results: three seeds on the real recordings
 	$(BIN)/python -m benchmarks.spoken_digits --source $(SOURCE) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+
+bench: $(VENV)/demo  # under 10 minutes on two free cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 bench-peers: $(VENV)/peers  # half an hour on a free core; what is in benchmarks/results/ already is not run again
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.side_by_side $(if $(DATA_DIR),--data-dir $(DATA_DIR))

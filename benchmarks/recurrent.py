@@ -2,21 +2,26 @@
 
     python -m benchmarks.recurrent            # one thread, batch 64, hidden 256, 80 channels, float32 and bf16
 
-Ratios are of one run; machines are noisy, so compare them and not the milliseconds.
+Ratios are of one run; machines are noisy, so compare them and not the milliseconds. Writes
+benchmarks/results/recurrent.md.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from benchmarks.table import heading
+from mmseqvae.files import write_text
 from mmseqvae.recurrent import CELLS, Recurrent
 
+RESULTS = Path(__file__).with_name("results")
 Way = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -27,6 +32,7 @@ def main(
     channels: int = 80,
     kind: str = "gru",
     repeats: int = 7,
+    results: Path = RESULTS,
     seed: int = 0,
 ) -> None:
     """Time torch's packed and padded passes and ours over lengths drawn evenly up to the longest.
@@ -38,6 +44,7 @@ def main(
         channels: of the input.
         kind: tanh, gru or lstm.
         repeats: passes of each way, after one that does not count.
+        results: folder for the table.
         seed: of lengths and values.
     """
     torch.set_num_threads(1)
@@ -53,9 +60,21 @@ def main(
         return pad_packed_sequence(theirs(sequence)[0], batch_first=True)[0]
 
     ways: dict[str, Way] = {"packed": packed, "padded": padded, "ours": ours}
-    print(f"{kind}, {channels} -> {hidden}, batch {batch}, torch {torch.__version__}, one thread, seed {seed}\n")
-    print("| lengths | type | packed, ms | padded, ms | ours, ms | ours / padded | ours / packed |")
-    print("|---|---|---|---|---|---|---|")
+    settings = (
+        f"--steps {' '.join(map(str, steps))} --batch {batch} --hidden {hidden} --channels {channels} --kind {kind}"
+    )
+    table: list[str] = []
+
+    def add(*lines: str) -> None:
+        table.extend(lines)
+        print("\n".join(lines), flush=True)
+        write_text(results / "recurrent.md", "\n".join(table) + "\n")
+
+    add(
+        *heading("A recurrent layer", f"python -m benchmarks.recurrent {settings} --repeats {repeats}", seed),
+        "| lengths | type | packed, ms | padded, ms | ours, ms | ours / padded | ours / packed |",
+        "|---|---|---|---|---|---|---|",
+    )
     for longest in steps:
         for shortest in (longest // 3, longest * 95 // 100):
             x = torch.randn(batch, longest, channels, requires_grad=True)
@@ -67,11 +86,10 @@ def main(
                     for name, way in ways.items():
                         times[name].append(milliseconds(way, x, lengths, low))
                 now = {name: median(found[1:]) for name, found in times.items()}
-                print(
+                add(
                     f"| {shortest} to {longest} | {'bf16' if low else 'float32'} | {now['packed']:.1f} "
                     f"| {now['padded']:.1f} | {now['ours']:.1f} | {now['ours'] / now['padded']:.2f} "
-                    f"| {now['ours'] / now['packed']:.2f} |",
-                    flush=True,
+                    f"| {now['ours'] / now['packed']:.2f} |"
                 )
 
 

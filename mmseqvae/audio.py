@@ -16,6 +16,7 @@ from torch import Tensor
 from mmseqvae.config import LogMelConfig
 from mmseqvae.files import replacing
 from mmseqvae.frames import FrontEnd, Standard
+from mmseqvae.griffin_lim import griffin_lim
 
 LEAST_STEP = 2.0**-15  # one step of 16-bit audio
 LARGEST_OGG_PAGE = 27 + 255 + 255 * 255  # bytes: header, table of segments, segments
@@ -145,6 +146,16 @@ class LogMel(FrontEnd):
         return torch.from_numpy(rows).float().T.contiguous()
 
     @cached_property
+    def _basis_of_parts(self) -> Tensor:
+        """[n_fft + 2, n_mels]: squares of real and imaginary parts, in turns, to mel power; the product adds them."""
+        return self.basis.repeat_interleave(2, 0)
+
+    @cached_property
+    def _inverse(self) -> Tensor:
+        """[n_mels, n_fft / 2 + 1], the pseudo-inverse of the basis."""
+        return torch.linalg.pinv(self.basis)
+
+    @cached_property
     def window(self) -> Tensor:
         return torch.hann_window(self.config.n_fft)
 
@@ -157,17 +168,18 @@ class LogMel(FrontEnd):
         if samples.ndim != 1 or not samples.size or not np.isfinite(samples).all():
             raise AudioError(f"a waveform must be [N >= 1] finite samples, got shape {samples.shape}")
         frames = self.padded(samples).unfold(0, self.config.n_fft, self.config.hop_length)
-        spectrum = torch.view_as_real(torch.fft.rfft(frames * self.window))  # [T, n_fft / 2 + 1, 2]
-        power = spectrum.square().sum(-1)
-        return (power @ self.basis).clamp_min_(self.config.floor).log_()
+        parts = torch.view_as_real(torch.fft.rfft(frames * self.window))  # [T, n_fft / 2 + 1, 2]
+        return (parts.square_().flatten(1) @ self._basis_of_parts).clamp_min_(self.config.floor).log_()
 
     def padded(self, samples: np.ndarray) -> Tensor:
         """[N] -> [N + n_fft]: half a window of silence on both sides, then the dither over everything."""
         edge = self.config.n_fft // 2
-        padded = np.pad(samples, edge)
+        padded = np.zeros(len(samples) + 2 * edge, np.float32)
         if self.config.dither:
-            noise = np.random.default_rng(zlib.crc32(samples.tobytes())).standard_normal(len(padded), np.float32)
-            padded += np.float32(self.config.dither * LEAST_STEP) * noise
+            seed = zlib.crc32(np.ascontiguousarray(samples).data)
+            np.random.default_rng(seed).standard_normal(dtype=np.float32, out=padded)
+            padded *= np.float32(self.config.dither * LEAST_STEP)
+        padded[edge : edge + len(samples)] += samples
         return torch.from_numpy(padded)
 
     def invert(self, log_mels: Tensor, iterations: int = 32) -> np.ndarray:
@@ -176,8 +188,6 @@ class LogMel(FrontEnd):
         The spectrum is the non-negative one whose mel power is nearest, the phase that of fast Griffin-Lim (Perraudin,
         Balazs & Sondergaard 2013), begun at zero and hence deterministic.
         """
-        from torchaudio.functional import griffinlim
-
         log_mels = log_mels.detach().float().cpu()
         if log_mels.ndim != 2 or log_mels.shape[1] != self.channels or not log_mels.isfinite().all():
             raise ValueError(f"finite log-mels [T, {self.channels}] are needed, got {tuple(log_mels.shape)}")
@@ -186,20 +196,10 @@ class LogMel(FrontEnd):
         config = self.config
         tail = (config.hop_length + 1) // 2
         samples = len(log_mels) * config.hop_length - tail
-        frames = max(len(log_mels), config.n_fft // config.hop_length)  # griffinlim needs more than half a window
+        frames = max(len(log_mels), config.n_fft // config.hop_length)  # mirroring needs more than half a window
         magnitude = torch.nn.functional.pad(self.magnitude(log_mels), (0, 0, 0, frames - len(log_mels)))
-        wave = griffinlim(
-            magnitude.T,
-            self.window,
-            n_fft=config.n_fft,
-            hop_length=config.hop_length,
-            win_length=config.n_fft,
-            power=1.0,
-            n_iter=iterations,
-            momentum=0.99,
-            length=frames * config.hop_length - tail,
-            rand_init=False,
-        )
+        length = frames * config.hop_length - tail
+        wave = griffin_lim(magnitude, self.window, config.hop_length, length, iterations, momentum=0.99)
         return wave[:samples].numpy()
 
     def magnitude(self, log_mels: Tensor, updates: int = 50) -> Tensor:
@@ -210,7 +210,7 @@ class LogMel(FrontEnd):
         """
         mels = log_mels.exp()
         spread = mels @ (self.basis / self.basis.sum(0)).T
-        power = torch.maximum(mels @ torch.linalg.pinv(self.basis), 1e-3 * spread)  # > 0, or an update keeps it at 0
+        power = torch.maximum(mels @ self._inverse, 1e-3 * spread)  # > 0, or an update keeps it at 0
         numerator, gram = mels @ self.basis.T, self.basis @ self.basis.T
         for _ in range(updates):
             power = power * numerator / (power @ gram).clamp_min(1e-30)

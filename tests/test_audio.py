@@ -108,6 +108,24 @@ def test_features_equal_torchaudio(config: LogMelConfig) -> None:
     torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("config", [WIDE, DIGITS, LogMelConfig(fmin=60, fmax=7000, dither=0)])
+def test_features_equal_librosa(config: LogMelConfig) -> None:
+    front_end = LogMel(config)
+    wave = vowel(rate=config.sample_rate)
+    expected = librosa.feature.melspectrogram(
+        y=front_end.padded(wave).numpy(),
+        sr=config.sample_rate,
+        n_fft=config.n_fft,
+        hop_length=config.hop_length,
+        center=False,
+        n_mels=config.n_mels,
+        fmin=config.fmin,
+        fmax=config.highest,
+    ).T
+    expected = torch.from_numpy(expected).clamp_min(config.floor).log()
+    torch.testing.assert_close(front_end.features(wave), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_units_are_nats_of_power_and_frames_are_centred() -> None:
     front_end = LogMel(DIGITS)
     quiet, loud = front_end.features(tone()), front_end.features(2 * tone())

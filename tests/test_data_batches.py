@@ -1,8 +1,10 @@
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from mmseqvae.data.batches import Batch, BucketBatchSampler, Column, SequenceDataset, make_loader
 from mmseqvae.frames import Standard
@@ -43,6 +45,32 @@ def test_a_batch_is_its_items_standardised_and_padded_with_zeros() -> None:
         assert torch.equal(item, standard.apply(torch.full((i % 7, 2), float(i))))
     assert not batch["audio"].values[~batch["audio"].valid].any()
     assert batch["audio"].present.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("standardised", [False, True])
+@pytest.mark.parametrize("mapped", [False, True])
+def test_the_compiled_pass_gives_what_slices_give(tmp_path: Path, mapped: bool, standardised: bool) -> None:
+    random = np.random.default_rng(0)
+    lengths = random.integers(0, 9, 50)
+    starts = (np.cumsum(lengths) - lengths)[::-1].copy()  # items need not lie in their order
+    lengths = lengths[::-1].copy()
+    flat = random.standard_normal((int(lengths.sum()), 5)).astype(np.float32)
+    if mapped:
+        flat.tofile(tmp_path / "values")
+        flat = np.memmap(tmp_path / "values", np.float32, "r", shape=flat.shape)
+    standard = Standard(torch.randn(5), torch.rand(5) + 0.1) if standardised else None
+    items = random.permutation(50)[:30]
+    found = Column(flat, starts, lengths, standard).batch(items)
+    slices = [torch.from_numpy(flat[starts[i] : starts[i] + lengths[i]].copy()) for i in items]
+    expected = pad_sequence([standard.apply(piece) if standard else piece for piece in slices], batch_first=True)
+    assert torch.equal(found.values, expected)
+    assert found.lengths.tolist() == [len(piece) for piece in slices]
+
+
+@pytest.mark.parametrize(("start", "length"), [(2, 2), (-1, 1), (0, -1)])
+def test_items_outside_their_array_are_refused(start: int, length: int) -> None:
+    with pytest.raises(ValueError, match=r"item 1 .* of 3 steps"):
+        Column(np.zeros((3, 2), np.float32), np.array([0, start]), np.array([1, length]))
 
 
 def test_dataset_knows_its_items() -> None:

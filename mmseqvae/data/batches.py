@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from collections.abc import Sequence as Many
@@ -13,6 +14,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from mmseqvae.data.gather import fill, fill_standardised
 from mmseqvae.frames import Standard
 from mmseqvae.sequence import Sequence
 
@@ -25,12 +27,23 @@ class Column:
 
     flat: [steps] int64 tokens or [steps, C] float32 frames, in memory or memory-mapped, not standardised.
     starts, lengths: [N] int64. standard: applied to every batch.
+
+    Raises ValueError where an item does not lie within `flat`: batches are filled by compiled code that does not look.
     """
 
     flat: np.ndarray
     starts: np.ndarray
     lengths: np.ndarray
     standard: Standard | None = None
+
+    def __post_init__(self) -> None:
+        outside = (self.starts < 0) | (self.lengths < 0) | (self.starts + self.lengths > len(self.flat))
+        if outside.any():
+            item = int(outside.argmax())
+            raise ValueError(
+                f"item {item} begins at step {self.starts[item]} and has {self.lengths[item]}, which does not lie in "
+                f"an array of {len(self.flat)} steps"
+            )
 
     @classmethod
     def of(cls, items: Many[torch.Tensor | None], empty: torch.Tensor) -> Column:
@@ -42,15 +55,15 @@ class Column:
     def batch(self, items: np.ndarray) -> Sequence:
         """The chosen items as one padded Sequence; the padding is 0 after standardisation."""
         lengths = self.lengths[items]
-        size = (len(items), int(lengths.max(initial=0)), *self.flat.shape[1:])
-        values = torch.zeros(size, dtype=torch.long if self.flat.ndim == 1 else torch.float32)
-        if self.standard is not None:
-            values += self.standard.mean  # so that subtracting it leaves zeros where nothing is
-        buffer = values.numpy()
-        for row, start, length in zip(buffer, self.starts[items], lengths, strict=True):
-            row[:length] = self.flat[start : start + length]
-        if self.standard is not None:
-            values.sub_(self.standard.mean).div_(self.standard.std)
+        size = (len(items), max(lengths.tolist(), default=0), *self.flat.shape[1:])
+        values = torch.empty(size, dtype=torch.long if self.flat.ndim == 1 else torch.float32)
+        channels = math.prod(self.flat.shape[1:])
+        buffer, flat = values.numpy().reshape(*size[:2], channels), self.flat.view(np.ndarray).reshape(-1, channels)
+        if self.standard is None:
+            fill(buffer, flat, self.starts[items], lengths)
+        else:
+            mean, std = self.standard.mean.numpy(), self.standard.std.numpy()
+            fill_standardised(buffer, flat, self.starts[items], lengths, mean, std)
         return Sequence(values, torch.from_numpy(lengths))
 
 
