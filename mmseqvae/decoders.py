@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from mmseqvae import free_running
 from mmseqvae.conditioned import ConditionedRNN, check_lengths, stack_draws
-from mmseqvae.likelihoods import FrameLikelihood, categorical_sample, draw, linear_categorical_log_prob
+from mmseqvae.likelihoods import FrameLikelihood, categorical_sample, linear_categorical_log_prob
 from mmseqvae.packed import Packing, State
 from mmseqvae.sampling import FrameSampling, TokenSampling, check_max_steps
 from mmseqvae.sequence import Sequence, full
@@ -72,34 +73,30 @@ class TokenDecoder(nn.Module):
         nats = torch.where(last, torch.where(tokens == self.end, 0.0, -torch.inf).to(nats), nats)
         return packing.spread(torch.where(packing.gather(x.mask)[:, None], nats, 0)).reshape(*rows, x.steps)
 
+    @torch.no_grad()
     def sample(self, z: Tensor, how: TokenSampling, generator: torch.Generator | None = None) -> Sequence:
         """Free-running draws, one a row: z [N, D] -> Sequence of N that ends in `end`."""
         limit = min(how.max_steps or self.max_steps, self.max_steps)
+        step, to_logits = free_running.steps(self.net, self.embedding, z, limit), self.to_logits
         token = torch.full((len(z),), self.start_token, device=z.device)
-        state = self.net.begin(z)
-        lengths = torch.full_like(token, limit)
+        going = torch.ones_like(token, dtype=torch.bool)
         tokens: list[Tensor] = []
-        done = torch.zeros_like(token, dtype=torch.bool)
-        for t in range(limit):
-            logits, state = self.step(z, token, state)
-            logits = self._force_end(logits, torch.tensor(t == limit - 1, device=z.device))
-            token = categorical_sample(logits, how.temperature, how.top_k, how.top_p, generator)
+        for t in range(limit - 1):
+            token = categorical_sample(to_logits(step(token)), how.temperature, how.top_k, how.top_p, generator)
             tokens.append(token)
-            lengths = torch.where(~done & (token == self.end), t + 1, lengths)
-            done = done | (token == self.end)
-            if done.all():
+            going &= token != self.end
+            if (z.device.type == "cpu" or free_running.ask(t)) and not going.any():
                 break
-        return Sequence(torch.stack(tokens, 1), lengths)
+        else:
+            tokens.append(torch.full_like(token, self.end))  # all that is possible at the limit
+        values = torch.stack(tokens, 1)
+        lengths = (values == self.end).int().argmax(1) + 1
+        return Sequence(values[:, : int(lengths.max())] if len(z) else values, lengths)
 
     def step(self, z: Tensor, previous: Tensor, state: list[State]) -> tuple[Tensor, list[State]]:
         """One free-running step: previous tokens [N] -> logits [N, V] and the next state."""
         hidden, state = self.net.step(z, self.embedding(previous), state)
         return self.to_logits(hidden), state
-
-    def _force_end(self, logits: Tensor, last: Tensor) -> Tensor:
-        """At the last step that is possible only the end token is."""
-        other = torch.arange(self.vocabulary, device=logits.device) != self.end
-        return torch.where(last & other, -torch.inf, logits)
 
     def _corrupt(self, previous: Tensor) -> Tensor:
         if not self.training:
@@ -203,32 +200,27 @@ class FrameDecoder(nn.Module):
         padding = (0, 0) * (x.ndim - 2) + (0, -x.shape[1] % self.reduction)
         return rearrange(F.pad(x, padding), "b (j r) ... -> b j r ...", r=self.reduction)
 
+    @torch.no_grad()
     def sample(self, z: Tensor, how: FrameSampling, generator: torch.Generator | None = None) -> Sequence:
         """Free-running draws, one a row: z [N, D] -> Sequence of N, lengths 1 to `max_steps`."""
         limit = min(how.max_steps or self.max_steps, self.max_steps)
-        state = self.net.begin(z)
+        count, r = -(-limit // self.reduction), self.reduction
+        quantile = None
+        if how.end == "draw":
+            quantile = torch.rand(len(z), generator=generator, device=z.device, dtype=torch.float64)
+        ends = free_running.Ends(len(z), limit, z, quantile)
+        step = free_running.steps(self.net, self.from_block, z, count)
         block: Tensor = repeat(self.start, "c -> n c", n=len(z))
-        lengths = torch.zeros(len(z), dtype=torch.long, device=z.device)
-        going = torch.ones(len(z), dtype=z.dtype, device=z.device)  # probability of having got here
         blocks: list[Tensor] = []
-        for j in range(-(-limit // self.reduction)):
-            hidden, state = self.step(z, block, state)
-            parameters = rearrange(self.to_frames(hidden), "n (r p) -> n r p", r=self.reduction)
+        for j in range(count):
+            hidden = step(block)
+            parameters = self.to_frames(hidden).view(len(z), r, self.likelihood.size)
             block = self.likelihood.sample(parameters, how.noise, generator).flatten(1)
             blocks.append(block)
-            end = self.end_log_prob(hidden, torch.tensor(j, device=z.device), limit).exp()
-            if how.end == "draw":
-                outcome = draw(end, generator)
-            else:
-                before = 1 - going
-                passed = before[:, None] + going[:, None] * end[:, 1:].cumsum(-1) >= 0.5 - 1e-6
-                outcome = torch.where(passed.any(1), passed.int().argmax(1) + 1, 0)
-                going = going * end[:, 0]
-            lengths = torch.where((lengths == 0) & (outcome > 0), j * self.reduction + outcome, lengths)
-            if (lengths > 0).all():
+            if ends.block(self.to_end(hidden), j):
                 break
-        frames = rearrange(torch.stack(blocks, 1), "n j (r c) -> n (j r) c", r=self.reduction)
-        return Sequence(frames[:, : int(lengths.max())] if len(z) else frames, lengths)
+        frames = rearrange(torch.stack(blocks, 1), "n j (r c) -> n (j r) c", r=r)
+        return Sequence(frames[:, : int(ends.lengths.max())] if len(z) else frames, ends.lengths)
 
     def step(self, z: Tensor, previous: Tensor, state: list[State]) -> tuple[Tensor, list[State]]:
         """One free-running step: previous block [N, r C] -> hidden [N, H] and the next state."""
@@ -239,9 +231,7 @@ class FrameDecoder(nn.Module):
 
         Outcome 0 goes on, outcome k ends after the block's k-th frame; what would pass `limit` frames is impossible.
         """
-        outcome = torch.arange(self.reduction + 1, device=hidden.device)
-        reached = block[..., None] * self.reduction + torch.where(outcome == 0, self.reduction + 1, outcome)
-        return torch.where(reached > limit, -torch.inf, full(self.to_end(hidden))).log_softmax(-1)
+        return free_running.end_law(self.to_end(hidden), block, limit)
 
     def _end_terms(self, hidden: Tensor, block: Tensor, lengths: Tensor) -> Tensor:
         """log p of what each block decides: hidden [N, S, H], block numbers and lengths in frames [N] -> [N, S]."""
