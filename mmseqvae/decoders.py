@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from mmseqvae import free_running
 from mmseqvae.conditioned import ConditionedRNN, check_lengths, stack_draws
-from mmseqvae.likelihoods import FrameLikelihood, categorical_sample, linear_categorical_log_prob
+from mmseqvae.likelihoods import FrameLikelihood, linear_categorical_log_prob
 from mmseqvae.packed import Packing, State
 from mmseqvae.sampling import FrameSampling, TokenSampling, check_max_steps
 from mmseqvae.sequence import Sequence, full
+
+AHEAD = 16  # blocks whose noise is drawn at once
 
 
 class TokenDecoder(nn.Module):
@@ -77,21 +79,15 @@ class TokenDecoder(nn.Module):
     def sample(self, z: Tensor, how: TokenSampling, generator: torch.Generator | None = None) -> Sequence:
         """Free-running draws, one a row: z [N, D] -> Sequence of N that ends in `end`."""
         limit = min(how.max_steps or self.max_steps, self.max_steps)
-        step, to_logits = free_running.steps(self.net, self.embedding, z, limit), self.to_logits
+        step = free_running.steps(self.net, self.embedding, z, limit)
+        bias, weight = self.to_logits.bias, self.to_logits.weight.t()
+        drawn = free_running.Tokens(z, limit, self.end, how, generator)
         token = torch.full((len(z),), self.start_token, device=z.device)
-        going = torch.ones_like(token, dtype=torch.bool)
-        tokens: list[Tensor] = []
         for t in range(limit - 1):
-            token = categorical_sample(to_logits(step(token)), how.temperature, how.top_k, how.top_p, generator)
-            tokens.append(token)
-            going &= token != self.end
-            if (z.device.type == "cpu" or free_running.ask(t)) and not going.any():
+            if drawn.draw(torch.addmm(bias, step(token), weight), t):
                 break
-        else:
-            tokens.append(torch.full_like(token, self.end))  # all that is possible at the limit
-        values = torch.stack(tokens, 1)
-        lengths = (values == self.end).int().argmax(1) + 1
-        return Sequence(values[:, : int(lengths.max())] if len(z) else values, lengths)
+            token = drawn.tokens[t]
+        return Sequence(drawn.tokens[: int(drawn.lengths.max()) if len(z) else 0].T, drawn.lengths)
 
     def step(self, z: Tensor, previous: Tensor, state: list[State]) -> tuple[Tensor, list[State]]:
         """One free-running step: previous tokens [N] -> logits [N, V] and the next state."""
@@ -204,23 +200,30 @@ class FrameDecoder(nn.Module):
     def sample(self, z: Tensor, how: FrameSampling, generator: torch.Generator | None = None) -> Sequence:
         """Free-running draws, one a row: z [N, D] -> Sequence of N, lengths 1 to `max_steps`."""
         limit = min(how.max_steps or self.max_steps, self.max_steps)
-        count, r = -(-limit // self.reduction), self.reduction
-        quantile = None
-        if how.end == "draw":
-            quantile = torch.rand(len(z), generator=generator, device=z.device, dtype=torch.float64)
-        ends = free_running.Ends(len(z), limit, z, quantile)
+        count, r, n = -(-limit // self.reduction), self.reduction, len(z)
+        ends = free_running.Ends(z, limit, how.end == "draw", generator)
         step = free_running.steps(self.net, self.from_block, z, count)
-        block: Tensor = repeat(self.start, "c -> n c", n=len(z))
+        bias = torch.cat([self.to_frames.bias, self.to_end.bias])
+        weight = torch.cat([self.to_frames.weight, self.to_end.weight]).t()
+        size = self.to_frames.out_features
+        block: Tensor = repeat(self.start, "c -> n c", n=n)
         blocks: list[Tensor] = []
         for j in range(count):
-            hidden = step(block)
-            parameters = self.to_frames(hidden).view(len(z), r, self.likelihood.size)
-            block = self.likelihood.sample(parameters, how.noise, generator).flatten(1)
+            if j % AHEAD == 0:
+                shape = (AHEAD, n, r, self.channels)
+                deviations = self.likelihood.deviations(shape, z, how.noise, generator)
+                added = None if deviations is None else deviations.flatten(2)
+            output = torch.addmm(bias, step(block), weight)
+            parameters = output[:, :size]
+            if added is None:
+                block = self.likelihood.sample(parameters.unflatten(1, (r, -1)), how.noise, generator).flatten(1)
+            else:
+                block = parameters + added[j % AHEAD]
             blocks.append(block)
-            if ends.block(self.to_end(hidden), j):
+            if ends.block(output[:, size:], j):
                 break
         frames = rearrange(torch.stack(blocks, 1), "n j (r c) -> n (j r) c", r=r)
-        return Sequence(frames[:, : int(ends.lengths.max())] if len(z) else frames, ends.lengths)
+        return Sequence(frames[:, : int(ends.lengths.max())] if n else frames, ends.lengths)
 
     def step(self, z: Tensor, previous: Tensor, state: list[State]) -> tuple[Tensor, list[State]]:
         """One free-running step: previous block [N, r C] -> hidden [N, H] and the next state."""

@@ -8,7 +8,8 @@ compiled in `fused.py`). `Steps` is the plain version, which tests compare with 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache
+from types import ModuleType
 from typing import cast
 
 import torch
@@ -16,13 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmseqvae.conditioned import ConditionedRNN
+from mmseqvae.gaussian import invert
+from mmseqvae.likelihoods import categorical_law
 from mmseqvae.packed import cell_of
+from mmseqvae.sampling import TokenSampling
 from mmseqvae.sequence import full
 
 ASK = 16  # steps after which a GPU is asked whether all rows have ended
 SLACK = 1e-6  # of a quantile: a law that rounding left just below has passed it
 FEW = 8  # rows: a product of fewer costs about as much, for it only waits for the weights
-Inputs = nn.Embedding | nn.Linear | nn.Identity
+Inputs = nn.Embedding | nn.Linear
 
 Fill = Callable[[Tensor, Tensor], Tensor]  # what the last step gave, and where its share of the gates goes
 
@@ -47,11 +51,9 @@ class PreparedSteps:
         layers, added = [cast(nn.RNNBase, rnn) for rnn in net.rnn.forwards], net.to_input(z)
         weight = layers[0].all_weights[0][0]
         if isinstance(inputs, nn.Embedding):
-            self.project = _tokens(inputs.weight, weight, rows)
-        elif isinstance(inputs, nn.Linear):
-            self.project, added = _blocks(inputs.weight, weight), added + inputs.bias
+            self.project = _tokens(inputs.weight, weight.t(), rows)
         else:
-            self.project = partial(_product, weight.t())
+            self.project, added = _blocks(inputs.weight.t(), weight.t()), added + inputs.bias
         above = z.new_zeros(1, net.rnn.hidden)
         self.layers = [
             _Layer(rnn, state, above if layer else added)
@@ -94,23 +96,17 @@ class _Layer:
         return self.before
 
 
-def _product(weight: Tensor, x: Tensor, out: Tensor) -> Tensor:
-    return torch.mm(x, weight, out=out)
-
-
 def _tokens(table: Tensor, weight: Tensor, rows: int) -> Fill:
     """W embedding(token), of all embeddings in the table at once where they are fewer than the rows."""
     if len(table) > rows:
-        return lambda token, out: torch.mm(table.index_select(0, token), weight.t(), out=out)
-    folded = table @ weight.t()
+        return lambda token, out: torch.mm(table.index_select(0, token), weight, out=out)
+    folded = table @ weight
     return lambda token, out: torch.index_select(folded, 0, token, out=out)
 
 
 def _blocks(first: Tensor, weight: Tensor) -> Fill:
-    """W A block, A the `first` weights, as one product or two, whichever is less work."""
-    if first.shape[1] * len(weight) <= first.numel() + weight.numel():
-        return partial(_product, (weight @ first).t())
-    return lambda block, out: torch.mm(torch.mm(block, first.t()), weight.t(), out=out)
+    """W A block, A the `first` weights."""
+    return lambda block, out: torch.mm(torch.mm(block, first), weight, out=out)
 
 
 def steps(net: ConditionedRNN, inputs: Inputs, z: Tensor, limit: int) -> Callable[[Tensor], Tensor]:
@@ -120,38 +116,75 @@ def steps(net: ConditionedRNN, inputs: Inputs, z: Tensor, limit: int) -> Callabl
     return PreparedSteps(net, inputs, z, limit * max(FEW, len(z)))
 
 
+class Tokens:
+    """Draws of tokens step by step, and where they end: at the limit at the latest, where the end is certain.
+
+    tokens: [T, N], lengths: [N]. Uniform numbers are drawn for all steps before the first.
+    """
+
+    def __init__(
+        self, like: Tensor, limit: int, end: int, how: TokenSampling, generator: torch.Generator | None = None
+    ) -> None:
+        self.limit, self.end, self.how, self.fast = limit, end, how, like.device.type == "cpu"
+        self.tokens = torch.full((limit, len(like)), end, device=like.device)
+        self.lengths = torch.full((len(like),), limit, device=like.device)
+        shape = (limit if how.temperature else 0, len(like), 1)
+        self.uniforms = torch.rand(shape, generator=generator, device=like.device, dtype=torch.float64)
+
+    def draw(self, logits: Tensor, t: int) -> bool:
+        """Fill tokens[t] from logits [N, V]; whether all rows have ended (a GPU is asked now and then)."""
+        token = self.tokens[t]
+        if not self.how.temperature:
+            torch.argmax(logits, -1, out=token)
+        else:
+            law = categorical_law(logits, self.how.temperature, self.how.top_k, self.how.top_p)
+            if self.fast:
+                fused().pick(law.numpy(), self.uniforms[t].numpy()[:, 0], token.numpy())
+            else:
+                token.copy_(invert(law, self.uniforms[t]))
+        if self.fast:
+            return fused().note_ends(token.numpy(), self.end, t, self.limit, self.lengths.numpy()) == 0
+        self.lengths[(self.lengths == self.limit) & (token == self.end)] = t + 1
+        return _ask(t) and bool((self.lengths < self.limit).all())
+
+
 class Ends:
     """Where free-running frames end: at the first frame where the law over lengths passes a quantile.
 
     One half for every row gives the medians; a uniform draw a row gives draws of the law, whatever the frames do to it.
+    lengths: [N], 0 where a row goes on.
     """
 
-    def __init__(self, rows: int, limit: int, like: Tensor, quantile: Tensor | None) -> None:
-        self.limit, self.lengths = limit, torch.zeros(rows, dtype=torch.long, device=like.device)
-        self.going = torch.ones(rows, dtype=torch.float64, device=like.device)  # probability of having got here
-        self.quantile = (torch.full_like(self.going, 0.5) if quantile is None else quantile) - SLACK
+    def __init__(self, like: Tensor, limit: int, draw: bool, generator: torch.Generator | None = None) -> None:
+        self.limit, self.lengths = limit, torch.zeros(len(like), dtype=torch.long, device=like.device)
+        self.fast = like.device.type == "cpu"
+        self.going = torch.ones(len(like), dtype=torch.float64, device=like.device)  # probability of having got here
+        self.quantile = torch.full_like(self.going, 0.5 - SLACK)
+        if draw:
+            self.quantile.uniform_(generator=generator)
 
     def block(self, logits: Tensor, j: int) -> bool:
-        """Read what block j decides, logits [N, r + 1]; whether all rows have ended (on a GPU asked now and then)."""
+        """Read what block j decides, logits [N, r + 1]; whether all rows have ended (a GPU is asked now and then)."""
         r = logits.shape[1] - 1
-        if logits.device.type == "cpu":
-            from mmseqvae.fused import end  # numba takes a third of a second to import
-
+        if self.fast:
             arrays = (self.quantile.numpy(), self.going.numpy(), self.lengths.numpy())
-            return end(full(logits).numpy(), j * r, self.limit, *arrays) == 0
-        self.plain(logits, j)
-        return ask(j) and bool((self.lengths > 0).all())
-
-    def plain(self, logits: Tensor, j: int) -> None:
-        r = logits.shape[1] - 1
-        end = end_law(logits, torch.tensor(j, device=logits.device), self.limit).double().exp()
+            return fused().end_blocks(full(logits).numpy(), j * r, self.limit, *arrays) == 0
+        end = end_law(logits.double(), torch.tensor(j, device=logits.device), self.limit).exp()
         passed = 1 - self.going[:, None] + self.going[:, None] * end[:, 1:].cumsum(-1) >= self.quantile[:, None]
         here = (self.lengths == 0) & passed.any(1)
         self.lengths = torch.where(here, j * r + passed.int().argmax(1) + 1, self.lengths)
         self.going = self.going * end[:, 0]
+        return _ask(j) and bool((self.lengths > 0).all())
 
 
-def ask(t: int) -> bool:
+@cache
+def fused() -> ModuleType:
+    import mmseqvae.fused  # numba takes a third of a second to import
+
+    return mmseqvae.fused
+
+
+def _ask(t: int) -> bool:
     """Whether to wait for a GPU after step t to hear if all rows have ended."""
     return t % ASK == ASK - 1
 

@@ -152,7 +152,7 @@ def _gru_backward(
                 sums[j] += change[j]
 
 
-# Drawing, for numbers of any width; the plain versions are `gaussian.draw` and `free_running.Ends`.
+# Drawing, for numbers of any width; the plain versions are `gaussian.invert` and in `free_running.py`.
 
 BLOCK: Final = 64  # numbers that are added up at once
 
@@ -186,8 +186,21 @@ def pick(probabilities: Array, uniforms: Array, found: Array) -> None:
 
 
 @compiled
-def end(logits: Array, first: int, limit: int, quantile: Array, going: Array, lengths: Array) -> int:
-    """One block of `free_running.Ends`, whose first frame is number `first`; how many rows go on."""
+def note_ends(tokens: Array, end: int, t: int, limit: int, lengths: Array) -> int:
+    """Lengths [N], `limit` where a row goes on, after the tokens [N] of step t; how many rows go on."""
+    left = 0
+    for i in range(lengths.shape[0]):
+        if lengths[i] == limit:
+            if tokens[i] == end:
+                lengths[i] = t + 1
+            else:
+                left += 1
+    return left
+
+
+@compiled
+def end_blocks(logits: Array, first: int, limit: int, quantile: Array, going: Array, lengths: Array) -> int:
+    """A block of `free_running.Ends`, [N, r + 1], whose first frame is number `first`; how many rows go on."""
     left, r = 0, logits.shape[1] - 1
     for i in range(lengths.shape[0]):
         if lengths[i]:

@@ -35,8 +35,13 @@ class FrameLikelihood(nn.Module):
         """parameters [..., size] -> draw [..., C]; `noise` 1 is the likelihood itself, 0 its mode."""
         raise TypeError(f"{type(self).__name__} must define sample")
 
-    def deviations(self, shape: Size, noise: float = 1.0, generator: torch.Generator | None = None) -> Tensor | None:
-        """What draws of `shape` [..., C] add to their locations, the first C parameters; None where the others tell."""
+    def deviations(
+        self, shape: Size, like: Tensor, noise: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor | None:
+        """What draws of `shape` [..., C] add to the parameters, in the type and place of `like`.
+
+        None where it is not that simple.
+        """
         return None
 
     def floor_hits(self, parameters: Tensor) -> Tensor:
@@ -79,12 +84,13 @@ class _LocationScale(FrameLikelihood):
         location, log_scale = self.split(parameters)
         return location + noise * log_scale.exp() * self.standard(location, location.shape, generator)
 
-    def deviations(self, shape: Size, noise: float = 1.0, generator: torch.Generator | None = None) -> Tensor | None:
-        if self.scale_kind != "learnt":
+    def deviations(
+        self, shape: Size, like: Tensor, noise: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor | None:
+        if self.scale_kind == "predicted":
             return None
-        nowhere = torch.zeros_like(self.log_scale)
-        scale = self.split(nowhere)[1].exp()
-        return noise * scale * self.standard(nowhere, shape, generator)
+        _, log_scale = self.split(like.new_zeros(self.channels))
+        return noise * log_scale.exp() * self.standard(like, shape, generator)
 
     def _log_scale(self, parameters: Tensor) -> Tensor:
         if self.scale_kind == "learnt":
@@ -217,7 +223,16 @@ def categorical_sample(
     """
     if temperature == 0:
         return logits.argmax(-1)
-    logits = logits / temperature
+    return draw(categorical_law(logits, temperature, top_k, top_p), generator)
+
+
+def categorical_law(
+    logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+) -> Tensor:
+    """The probabilities [N, V] that `categorical_sample` draws from at a temperature above 0."""
+    logits = full(logits)
+    if temperature != 1:
+        logits = logits / temperature
     if top_k is not None and top_k < logits.shape[-1]:
         kth = logits.topk(top_k, -1).values[..., -1:]
         logits = torch.where(logits < kth, -torch.inf, logits)
@@ -226,20 +241,7 @@ def categorical_sample(
         before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # the mass that stands before a token
         ordered = torch.where(before < top_p, ordered, -torch.inf)
         logits = torch.empty_like(logits).scatter(-1, order, ordered)
-    probabilities = full(logits).softmax(-1)
-    if probabilities.device.type != "cpu":
-        return draw(probabilities, generator)
-    return pick(probabilities, generator)
-
-
-def pick(probabilities: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """`draw` on a CPU, compiled: no cumulative sums are written down."""
-    from mmseqvae.fused import pick  # numba takes a third of a second to import
-
-    uniforms = torch.rand(len(probabilities), 1, generator=generator, dtype=torch.float64)
-    found = torch.empty(len(probabilities), dtype=torch.long)
-    pick(probabilities.detach().contiguous().numpy(), uniforms.numpy()[:, 0], found.numpy())
-    return found
+    return logits.softmax(-1)
 
 
 class _AtLeast(torch.autograd.Function):
