@@ -20,8 +20,6 @@ from mmseqvae.packed import Packing, State
 from mmseqvae.sampling import FrameSampling, TokenSampling, check_max_steps
 from mmseqvae.sequence import Sequence, full
 
-AHEAD = 16  # blocks whose noise is drawn at once
-
 
 class TokenDecoder(nn.Module):
     """Latent -> tokens. A sequence ends with the token `end`; at `max_steps` the end is certain.
@@ -79,7 +77,7 @@ class TokenDecoder(nn.Module):
     def sample(self, z: Tensor, how: TokenSampling, generator: torch.Generator | None = None) -> Sequence:
         """Free-running draws, one a row: z [N, D] -> Sequence of N that ends in `end`."""
         limit = min(how.max_steps or self.max_steps, self.max_steps)
-        step = free_running.steps(self.net, self.embedding, z, limit)
+        step = free_running.steps(self.net, z, limit, self.embedding)
         bias, weight = self.to_logits.bias, self.to_logits.weight.t()
         drawn = free_running.Tokens(z, limit, self.end, how, generator)
         token = torch.full((len(z),), self.start_token, device=z.device)
@@ -200,30 +198,17 @@ class FrameDecoder(nn.Module):
     def sample(self, z: Tensor, how: FrameSampling, generator: torch.Generator | None = None) -> Sequence:
         """Free-running draws, one a row: z [N, D] -> Sequence of N, lengths 1 to `max_steps`."""
         limit = min(how.max_steps or self.max_steps, self.max_steps)
-        count, r, n = -(-limit // self.reduction), self.reduction, len(z)
         ends = free_running.Ends(z, limit, how.end == "draw", generator)
-        step = free_running.steps(self.net, self.from_block, z, count)
-        bias = torch.cat([self.to_frames.bias, self.to_end.bias])
-        weight = torch.cat([self.to_frames.weight, self.to_end.weight]).t()
-        size = self.to_frames.out_features
-        block: Tensor = repeat(self.start, "c -> n c", n=n)
-        blocks: list[Tensor] = []
-        for j in range(count):
-            if j % AHEAD == 0:
-                shape = (AHEAD, n, r, self.channels)
-                deviations = self.likelihood.deviations(shape, z, how.noise, generator)
-                added = None if deviations is None else deviations.flatten(2)
-            output = torch.addmm(bias, step(block), weight)
-            parameters = output[:, :size]
-            if added is None:
-                block = self.likelihood.sample(parameters.unflatten(1, (r, -1)), how.noise, generator).flatten(1)
-            else:
-                block = parameters + added[j % AHEAD]
-            blocks.append(block)
-            if ends.block(output[:, size:], j):
+        layers = self.from_block, self.to_frames, self.to_end
+        blocks = free_running.Blocks(self.likelihood, *layers, len(z), how.noise, generator)
+        step = free_running.steps(self.net, z, limit)
+        x = blocks.start(self.start)
+        for j in range(-(-limit // self.reduction)):
+            x, output = blocks.step(step(x), j)
+            if ends.block(output, self.reduction, j):
                 break
-        frames = rearrange(torch.stack(blocks, 1), "n j (r c) -> n (j r) c", r=r)
-        return Sequence(frames[:, : int(ends.lengths.max())] if n else frames, ends.lengths)
+        frames = blocks.frames()
+        return Sequence(frames[:, : int(ends.lengths.max())] if len(z) else frames, ends.lengths)
 
     def step(self, z: Tensor, previous: Tensor, state: list[State]) -> tuple[Tensor, list[State]]:
         """One free-running step: previous block [N, r C] -> hidden [N, H] and the next state."""

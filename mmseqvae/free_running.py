@@ -14,46 +14,44 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from mmseqvae.conditioned import ConditionedRNN
 from mmseqvae.gaussian import invert
-from mmseqvae.likelihoods import categorical_law
+from mmseqvae.likelihoods import FrameLikelihood, categorical_law
 from mmseqvae.packed import cell_of
 from mmseqvae.sampling import TokenSampling
 from mmseqvae.sequence import full
 
 ASK = 16  # steps after which a GPU is asked whether all rows have ended
 SLACK = 1e-6  # of a quantile: a law that rounding left just below has passed it
-FEW = 8  # rows: a product of fewer costs about as much, for it only waits for the weights
-Inputs = nn.Embedding | nn.Linear
+AHEAD = 16  # blocks whose noise is drawn at once
 
 Fill = Callable[[Tensor, Tensor], Tensor]  # what the last step gave, and where its share of the gates goes
 
 
 class Steps:
-    """The plain version: `inputs(previous)` and `net.step`, with what z [N, D] says computed once."""
+    """The plain version: `net.step`, with what z [N, D] says computed once."""
 
-    def __init__(self, net: ConditionedRNN, inputs: Inputs, z: Tensor) -> None:
-        self.inputs, self.step, self.state = inputs, net.rnn.step, net.begin(z)
+    def __init__(self, net: ConditionedRNN, z: Tensor, embedding: nn.Embedding | None) -> None:
+        self.embedding, self.step, self.state = embedding, net.rnn.step, net.begin(z)
         self.added, self.to_output = net.to_input(z), net.to_output(z)
 
     def __call__(self, previous: Tensor) -> Tensor:
-        """What the last step gave, tokens [N] or a block [N, C], -> hidden [N, H]."""
-        output, self.state = self.step(self.inputs(previous) + self.added, self.state)
+        """The net's inputs [N, E], or tokens [N] where there is an embedding -> hidden [N, H]."""
+        x = previous if self.embedding is None else self.embedding(previous)
+        output, self.state = self.step(x + self.added, self.state)
         return output + self.to_output
 
 
 class PreparedSteps:
     """The same on a CPU, for tanh and GRU. rows: how many rows all steps together may have."""
 
-    def __init__(self, net: ConditionedRNN, inputs: Inputs, z: Tensor, rows: int) -> None:
+    def __init__(self, net: ConditionedRNN, z: Tensor, embedding: nn.Embedding | None, rows: int) -> None:
         layers, added = [cast(nn.RNNBase, rnn) for rnn in net.rnn.forwards], net.to_input(z)
         weight = layers[0].all_weights[0][0]
-        if isinstance(inputs, nn.Embedding):
-            self.project = _tokens(inputs.weight, weight.t(), rows)
-        else:
-            self.project, added = _blocks(inputs.weight.t(), weight.t()), added + inputs.bias
+        self.project = _inputs(weight.t()) if embedding is None else _tokens(embedding.weight, weight.t(), rows)
         above = z.new_zeros(1, net.rnn.hidden)
         self.layers = [
             _Layer(rnn, state, above if layer else added)
@@ -104,16 +102,17 @@ def _tokens(table: Tensor, weight: Tensor, rows: int) -> Fill:
     return lambda token, out: torch.index_select(folded, 0, token, out=out)
 
 
-def _blocks(first: Tensor, weight: Tensor) -> Fill:
-    """W A block, A the `first` weights."""
-    return lambda block, out: torch.mm(torch.mm(block, first), weight, out=out)
+def _inputs(weight: Tensor) -> Fill:
+    return lambda x, out: torch.mm(x, weight, out=out)
 
 
-def steps(net: ConditionedRNN, inputs: Inputs, z: Tensor, limit: int) -> Callable[[Tensor], Tensor]:
+def steps(
+    net: ConditionedRNN, z: Tensor, limit: int, embedding: nn.Embedding | None = None
+) -> Callable[[Tensor], Tensor]:
     """`Steps` of z [N, D], at most `limit` of them, prepared where that pays."""
     if net.rnn.kind == "lstm" or z.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-        return Steps(net, inputs, z)
-    return PreparedSteps(net, inputs, z, limit * max(FEW, len(z)))
+        return Steps(net, z, embedding)
+    return PreparedSteps(net, z, embedding, limit * len(z))
 
 
 class Tokens:
@@ -148,6 +147,75 @@ class Tokens:
         return _ask(t) and bool((self.lengths < self.limit).all())
 
 
+class Blocks:
+    """Blocks of frames drawn step by step: what the net reads of them, the logits of their ends, the frames in the end.
+
+    Only A block + a (`from_block`) reaches the next step. Where a draw is W h + w + deviation, that is (A W) h + (A w +
+    A deviation + a): one small matrix, with deviations drawn and projected ahead. Then the frames themselves are written
+    in one product after the loop, if A W is the smaller work in it.
+    """
+
+    def __init__(
+        self, likelihood: FrameLikelihood, from_block: nn.Linear, to_frames: nn.Linear, to_end: nn.Linear, rows: int,
+        noise: float, generator: torch.Generator | None = None,
+    ) -> None:  # fmt: skip
+        self.likelihood, self.from_block, self.to_frames = likelihood, from_block, to_frames
+        self.reduction, self.rows, self.noise, self.generator = to_end.out_features - 1, rows, noise, generator
+        self.kept: list[Tensor] = []  # blocks, or the hidden states that they are written from
+        self.deviations: list[Tensor] = []  # [AHEAD, N, r C] each
+        deviations = self._draw()
+        block, width, hidden = from_block.in_features, from_block.out_features, to_end.in_features
+        self.late = deviations is not None and width * hidden < block * (width + hidden)
+        a, w = (from_block, to_frames) if self.late else (None, to_frames)
+        weight, bias = w.weight, w.bias
+        if a is not None:
+            weight, bias = a.weight @ weight, F.linear(bias, a.weight, a.bias)
+        self.size = len(weight)
+        self.weight, self.bias = torch.cat([weight, to_end.weight]).t(), torch.cat([bias, to_end.bias])
+        self.shift = self._shift(deviations)
+
+    def _draw(self) -> Tensor | None:
+        """Deviations of the next blocks, [AHEAD, N, r C]."""
+        shape = (AHEAD, self.rows, self.reduction, self.likelihood.channels)
+        drawn = self.likelihood.deviations(shape, self.to_frames.weight, self.noise, self.generator)
+        return None if drawn is None else drawn.flatten(2)
+
+    def _shift(self, deviations: Tensor | None) -> list[Tensor]:
+        """What is added to the output of each of the next steps."""
+        if deviations is None:
+            return AHEAD * [self.bias]
+        if self.late:
+            self.deviations.append(deviations)
+            deviations = F.linear(deviations, self.from_block.weight)
+        return list(F.pad(deviations, (0, self.reduction + 1)).add_(self.bias))
+
+    def start(self, block: Tensor) -> Tensor:
+        """What the net reads first, from the block [r C] that stands before all others."""
+        return self.from_block(block).expand(self.rows, -1)
+
+    def step(self, hidden: Tensor, j: int) -> tuple[Tensor, Tensor]:
+        """Step j: hidden [N, H] -> the net's next inputs [N, E], and [N, ... + r + 1] that ends in the ends' logits."""
+        if j and j % AHEAD == 0:
+            self.shift = self._shift(self._draw())
+        output = torch.addmm(self.shift[j % AHEAD], hidden, self.weight)
+        block = output[:, : self.size]
+        if self.late:
+            self.kept.append(hidden)
+            return block, output
+        if self.shift[0] is self.bias:
+            parameters = block.unflatten(1, (self.reduction, -1))
+            block = self.likelihood.sample(parameters, self.noise, self.generator).flatten(1)
+        self.kept.append(block)
+        return self.from_block(block), output
+
+    def frames(self) -> Tensor:
+        """All that were drawn, [N, T, C]."""
+        blocks = torch.stack(self.kept, 1)
+        if self.late:
+            blocks = self.to_frames(blocks) + torch.cat(self.deviations)[: len(self.kept)].transpose(0, 1)
+        return rearrange(blocks, "n j (r c) -> n (j r) c", r=self.reduction)
+
+
 class Ends:
     """Where free-running frames end: at the first frame where the law over lengths passes a quantile.
 
@@ -163,12 +231,15 @@ class Ends:
         if draw:
             self.quantile.uniform_(generator=generator)
 
-    def block(self, logits: Tensor, j: int) -> bool:
-        """Read what block j decides, logits [N, r + 1]; whether all rows have ended (a GPU is asked now and then)."""
-        r = logits.shape[1] - 1
+    def block(self, output: Tensor, r: int, j: int) -> bool:
+        """Read what block j decides, the last r + 1 columns of output [N, ...]; whether all rows have ended.
+
+        A GPU is asked now and then only.
+        """
         if self.fast:
             arrays = (self.quantile.numpy(), self.going.numpy(), self.lengths.numpy())
-            return fused().end_blocks(full(logits).numpy(), j * r, self.limit, *arrays) == 0
+            return fused().end_blocks(full(output).numpy(), r, j * r, self.limit, *arrays) == 0
+        logits = output[:, -r - 1 :]
         end = end_law(logits.double(), torch.tensor(j, device=logits.device), self.limit).exp()
         passed = 1 - self.going[:, None] + self.going[:, None] * end[:, 1:].cumsum(-1) >= self.quantile[:, None]
         here = (self.lengths == 0) & passed.any(1)

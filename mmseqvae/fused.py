@@ -199,13 +199,13 @@ def note_ends(tokens: Array, end: int, t: int, limit: int, lengths: Array) -> in
 
 
 @compiled
-def end_blocks(logits: Array, first: int, limit: int, quantile: Array, going: Array, lengths: Array) -> int:
-    """A block of `free_running.Ends`, [N, r + 1], whose first frame is number `first`; how many rows go on."""
-    left, r = 0, logits.shape[1] - 1
+def end_blocks(output: Array, r: int, first: int, limit: int, quantile: Array, going: Array, lengths: Array) -> int:
+    """A block of `free_running.Ends` whose first frame is number `first`, logits last in [N, ...]; rows that go on."""
+    left, column = 0, output.shape[1] - r - 1
     for i in range(lengths.shape[0]):
         if lengths[i]:
             continue
-        row, start, stop = logits[i], 0 if first + r < limit else 1, min(r, limit - first) + 1
+        row, start, stop = output[i, column:], 0 if first + r < limit else 1, min(r, limit - first) + 1
         top, total = row[start], 0.0
         for k in range(start, stop):
             top = max(top, row[k])
