@@ -34,6 +34,7 @@ from mmseqvae.text import Tokenizer
 
 NEVER = -1e4  # logit of an end before the limit
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+IN_A_ROW = 3
 Way = Callable[[], object]
 Key = TypeVar("Key")
 
@@ -195,7 +196,7 @@ def main(
         batches: rows drawn at once.
         vocabularies: numbers of tokens.
         reductions: frames a step of the audio decoder.
-        repeats: times that each way is run, after one that does not count.
+        repeats: turns of each way.
         results: folder for the table.
         seed: of weights and draws.
     """
@@ -249,14 +250,16 @@ def latency(reductions: list[int], frames: int, repeats: int) -> list[str]:
 
 
 def in_turns(ways: dict[Key, Way], repeats: int) -> dict[Key, float]:
-    """Median milliseconds of each way; the first turn does not count."""
+    """Median milliseconds of each way, run several times in a row each turn; first runs, which load, do not count."""
     times: dict[Key, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats + 1):
+    for _ in range(repeats):
         for name, way in ways.items():
-            started = time.process_time()
             way()
-            times[name].append(1000 * (time.process_time() - started))
-    return {name: median(taken[1:]) for name, taken in times.items()}
+            for _ in range(IN_A_ROW):
+                started = time.process_time()
+                way()
+                times[name].append(1000 * (time.process_time() - started))
+    return {name: median(taken) for name, taken in times.items()}
 
 
 if __name__ == "__main__":
