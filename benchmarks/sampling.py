@@ -2,10 +2,10 @@
 
     python -m benchmarks.sampling
 
-The obvious loop has the same weights: `nn.Embedding`, `nn.GRU` called on one step, the latent projected once and added,
-`nn.Linear`, `torch.distributions.Categorical(...).sample()`; for frames `nn.Linear`, `nn.GRU`, `nn.Linear` and a normal
-draw. GRU 256, latent 32, embeddings 64, 80 mels, inputs 128. Ends are made impossible before the limit, so that all ways
-do the same number of steps. Processor time of one thread, medians. Writes benchmarks/results/sampling.md.
+The obvious loop has the same weights: `nn.Embedding`, `nn.GRU` called on one step, the latent projected once and
+added, `nn.Linear`, `torch.distributions.Categorical(...).sample()`; for frames `nn.Linear`, `nn.GRU`, `nn.Linear` and a
+normal draw. GRU 256, latent 32, embeddings 64, 80 mels, inputs 128. Ends are made impossible before the limit, so that
+all ways do the same number of steps. Processor time of one thread, medians. Writes benchmarks/results/sampling.md.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,7 @@ class ObviousLoop(nn.Module):
 
     def __init__(self, decoder: TokenDecoder | FrameDecoder) -> None:
         super().__init__()
-        self.decoder, self.net, self.rnn = decoder, decoder.net, decoder.net.rnn.forwards[0]
+        self.decoder, self.net, self.rnn = decoder, decoder.net, cast(nn.GRU, decoder.net.rnn.forwards[0])
 
     def begin(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The state, and what the latent adds to inputs and outputs."""
@@ -83,6 +83,7 @@ class ObviousFrames(ObviousLoop):
         assert isinstance(decoder, FrameDecoder)
         state, to_input, to_output = self.begin(z)
         block: Tensor = decoder.start.expand(len(z), -1)
+        assert isinstance(decoder.likelihood, Normal)
         scale = noise * decoder.likelihood.log_scale.exp().repeat(decoder.reduction)
         done = torch.zeros(len(z), dtype=torch.bool)
         blocks = []
@@ -117,9 +118,7 @@ def token_decoder(vocabulary: int, limit: int) -> TokenDecoder:
 
 
 def frame_decoder(reduction: int, limit: int) -> FrameDecoder:
-    decoder = FrameDecoder(
-        Normal(MELS), LATENT, max_steps=limit, reduction=reduction, hidden=HIDDEN, inputs=INPUTS
-    )
+    decoder = FrameDecoder(Normal(MELS), LATENT, max_steps=limit, reduction=reduction, hidden=HIDDEN, inputs=INPUTS)
     decoder.to_end.bias.data[1:] = NEVER
     return decoder.eval()
 
@@ -147,7 +146,10 @@ def audio_ways(reduction: int, batch: int, frames: int) -> dict[str, Way]:
 
 def speaking(reduction: int, frames: int) -> Trained:
     """An untrained model of words and of log-mels at 16 kHz, 80 frames a second, whose words last `frames`."""
-    tokenizer, log_mel = Tokenizer.train(WORDS), LogMel(LogMelConfig(n_mels=MELS), Standard(torch.zeros(MELS) - 10, torch.ones(MELS)))
+    tokenizer, log_mel = (
+        Tokenizer.train(WORDS),
+        LogMel(LogMelConfig(n_mels=MELS), Standard(torch.zeros(MELS) - 10, torch.ones(MELS))),
+    )
     front_ends: dict[str, FrontEnd] = {"text": tokenizer, "audio": log_mel}
     longest = {"text": 1 + max(map(len, WORDS)), "audio": frames}
     config = ModelConfig(latent=LATENT, reduction=reduction, frame_decoder=HIDDEN, frame_inputs=INPUTS)
@@ -161,17 +163,16 @@ def speaking(reduction: int, frames: int) -> Trained:
 def speech_ways(reduction: int, frames: int) -> dict[str, Way]:
     """From a typed word to its first block of frames, to all of them, and to samples."""
     trained = speaking(reduction, frames)
-    word = {"text": WORDS[7]}
     start = {"audio": FrameSampling(max_steps=reduction)}
 
     def frames_of(decode: dict[str, FrameSampling] | None) -> object:
-        batch = trained._encoded([word])
+        batch = trained._encoded([{"text": WORDS[7]}])
         return trained.model.generate(batch, ["audio"], ["text"], decode=decode)
 
     return {
         "first block": lambda: frames_of(start),
         "all frames": lambda: frames_of(None),
-        "samples": lambda: trained.generate(**word, want="audio"),
+        "samples": lambda: trained.generate(text=WORDS[7], want="audio"),
     }
 
 
@@ -180,7 +181,7 @@ def speech_ways(reduction: int, frames: int) -> dict[str, Way]:
 
 def main(
     steps: int = 24,
-    frames: int = 100,
+    frames: int = 200,
     batches: list[int] = [1, 64],  # noqa: B006
     vocabularies: list[int] = [64, 8000],  # noqa: B006
     reductions: list[int] = [1, 4],  # noqa: B006

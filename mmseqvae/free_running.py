@@ -151,8 +151,8 @@ class Blocks:
     """Blocks of frames drawn step by step: what the net reads of them, the logits of their ends, the frames in the end.
 
     Only A block + a (`from_block`) reaches the next step. Where a draw is W h + w + deviation, that is (A W) h + (A w +
-    A deviation + a): one small matrix, with deviations drawn and projected ahead. Then the frames themselves are written
-    in one product after the loop, if A W is the smaller work in it.
+    A deviation + a): one small matrix, with deviations drawn and projected ahead. Then the frames themselves are
+    written in one product after the loop, if A W is the smaller work in it.
     """
 
     def __init__(
@@ -166,13 +166,13 @@ class Blocks:
         deviations = self._draw()
         block, width, hidden = from_block.in_features, from_block.out_features, to_end.in_features
         self.late = deviations is not None and width * hidden < block * (width + hidden)
-        a, w = (from_block, to_frames) if self.late else (None, to_frames)
-        weight, bias = w.weight, w.bias
-        if a is not None:
-            weight, bias = a.weight @ weight, F.linear(bias, a.weight, a.bias)
+        weight: Tensor = to_frames.weight
+        bias: Tensor = to_frames.bias
+        if self.late:
+            weight, bias = from_block.weight @ weight, from_block(bias)
         self.size = len(weight)
         self.weight, self.bias = torch.cat([weight, to_end.weight]).t(), torch.cat([bias, to_end.bias])
-        self.shift = self._shift(deviations)
+        self.shift, self.to_inputs = self._shift(deviations), from_block.weight.t()
 
     def _draw(self) -> Tensor | None:
         """Deviations of the next blocks, [AHEAD, N, r C]."""
@@ -206,7 +206,7 @@ class Blocks:
             parameters = block.unflatten(1, (self.reduction, -1))
             block = self.likelihood.sample(parameters, self.noise, self.generator).flatten(1)
         self.kept.append(block)
-        return self.from_block(block), output
+        return torch.addmm(self.from_block.bias, block, self.to_inputs), output
 
     def frames(self) -> Tensor:
         """All that were drawn, [N, T, C]."""
@@ -230,6 +230,7 @@ class Ends:
         self.quantile = torch.full_like(self.going, 0.5 - SLACK)
         if draw:
             self.quantile.uniform_(generator=generator)
+        self.arrays = [t.numpy() for t in (self.quantile, self.going, self.lengths) if self.fast]
 
     def block(self, output: Tensor, r: int, j: int) -> bool:
         """Read what block j decides, the last r + 1 columns of output [N, ...]; whether all rows have ended.
@@ -237,8 +238,7 @@ class Ends:
         A GPU is asked now and then only.
         """
         if self.fast:
-            arrays = (self.quantile.numpy(), self.going.numpy(), self.lengths.numpy())
-            return fused().end_blocks(full(output).numpy(), r, j * r, self.limit, *arrays) == 0
+            return fused().end_blocks(full(output).numpy(), r, j * r, self.limit, *self.arrays) == 0
         logits = output[:, -r - 1 :]
         end = end_law(logits.double(), torch.tensor(j, device=logits.device), self.limit).exp()
         passed = 1 - self.going[:, None] + self.going[:, None] * end[:, 1:].cumsum(-1) >= self.quantile[:, None]
