@@ -26,7 +26,7 @@ from mmseqvae.sequence import full
 
 ASK = 16  # steps after which a GPU is asked whether all rows have ended
 SLACK = 1e-6  # of a quantile: a law that rounding left just below has passed it
-AHEAD = 16  # blocks whose noise is drawn at once
+AHEAD = 32  # blocks whose noise is drawn at once
 
 Fill = Callable[[Tensor, Tensor], Tensor]  # what the last step gave, and where its share of the gates goes
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmarks.sampling import ObviousFrames, ObviousTokens, main
 from mmseqvae import free_running
 from mmseqvae.decoders import FrameDecoder, TokenDecoder
-from mmseqvae.free_running import Blocks, Ends, PreparedSteps, Steps, Tokens
+from mmseqvae.free_running import AHEAD, Blocks, Ends, PreparedSteps, Steps, Tokens
 from mmseqvae.likelihoods import Laplace, Normal
 from mmseqvae.sampling import FrameSampling, TokenSampling
 
@@ -132,7 +132,7 @@ def test_frames_are_what_the_net_says_of_them_plus_their_deviations(r: int, like
         drawn = decoder.sample(z, FrameSampling(noise=0.7, max_steps=80), seeded())
         parameters = decoder.to_frames(decoder.hidden(z, drawn)).unflatten(2, (r, -1)).flatten(1, 2)
         generator = seeded()
-        deviations = [likelihood.deviations((16, 3, r, 4), z, 0.7, generator) for _ in range(-(-80 // (16 * r)))]
+        deviations = [likelihood.deviations((AHEAD, 3, r, 4), z, 0.7, generator) for _ in range(-(-80 // (AHEAD * r)))]
         if deviations[0] is None:
             generator = seeded()
             expected = [likelihood.sample(p, 0.7, generator) for p in parameters.unflatten(1, (-1, r)).unbind(1)]
