@@ -198,12 +198,13 @@ class FrameDecoder(nn.Module):
     def sample(self, z: Tensor, how: FrameSampling, generator: torch.Generator | None = None) -> Sequence:
         """Free-running draws, one a row: z [N, D] -> Sequence of N, lengths 1 to `max_steps`."""
         limit = min(how.max_steps or self.max_steps, self.max_steps)
+        count = -(-limit // self.reduction)
         ends = free_running.Ends(z, limit, how.end == "draw", generator)
         layers = self.from_block, self.to_frames, self.to_end
-        blocks = free_running.Blocks(self.likelihood, *layers, len(z), how.noise, generator)
-        step = free_running.steps(self.net, z, limit)
+        blocks = free_running.Blocks(self.likelihood, *layers, len(z), count, how.noise, generator)
+        step = free_running.steps(self.net, z, count)
         x = blocks.start(self.start)
-        for j in range(-(-limit // self.reduction)):
+        for j in range(count):
             x, output = blocks.step(step(x), j)
             if ends.block(output, self.reduction, j):
                 break

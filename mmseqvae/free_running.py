@@ -26,7 +26,8 @@ from mmseqvae.sequence import full
 
 ASK = 16  # steps after which a GPU is asked whether all rows have ended
 SLACK = 1e-6  # of a quantile: a law that rounding left just below has passed it
-AHEAD = 32  # blocks whose noise is drawn at once
+AHEAD = 32  # blocks whose noise is drawn at once,
+NUMBERS = 2**20  # unless these are more numbers than this
 
 Fill = Callable[[Tensor, Tensor], Tensor]  # what the last step gave, and where its share of the gates goes
 
@@ -152,17 +153,18 @@ class Blocks:
 
     Only A block + a (`from_block`) reaches the next step. Where a draw is W h + w + deviation, that is (A W) h + (A w +
     A deviation + a): one small matrix, with deviations drawn and projected ahead. Then the frames themselves are
-    written in one product after the loop, if A W is the smaller work in it.
+    written in one product after the loop, if A W is the smaller work in it. count: blocks at most.
     """
 
     def __init__(
         self, likelihood: FrameLikelihood, from_block: nn.Linear, to_frames: nn.Linear, to_end: nn.Linear, rows: int,
-        noise: float, generator: torch.Generator | None = None,
+        count: int, noise: float, generator: torch.Generator | None = None,
     ) -> None:  # fmt: skip
         self.likelihood, self.from_block, self.to_frames = likelihood, from_block, to_frames
         self.reduction, self.rows, self.noise, self.generator = to_end.out_features - 1, rows, noise, generator
         self.kept: list[Tensor] = []  # blocks, or the hidden states that they are written from
-        self.deviations: list[Tensor] = []  # [AHEAD, N, r C] each
+        self.ahead = max(1, min(AHEAD, count, NUMBERS // max(1, rows * from_block.in_features)))
+        self.deviations: list[Tensor] = []  # [ahead, N, r C] each
         deviations = self._draw()
         block, width, hidden = from_block.in_features, from_block.out_features, to_end.in_features
         self.late = deviations is not None and width * hidden < block * (width + hidden)
@@ -175,15 +177,15 @@ class Blocks:
         self.shift, self.to_inputs = self._shift(deviations), from_block.weight.t()
 
     def _draw(self) -> Tensor | None:
-        """Deviations of the next blocks, [AHEAD, N, r C]."""
-        shape = (AHEAD, self.rows, self.reduction, self.likelihood.channels)
+        """Deviations of the next blocks, [ahead, N, r C]."""
+        shape = (self.ahead, self.rows, self.reduction, self.likelihood.channels)
         drawn = self.likelihood.deviations(shape, self.to_frames.weight, self.noise, self.generator)
         return None if drawn is None else drawn.flatten(2)
 
     def _shift(self, deviations: Tensor | None) -> list[Tensor]:
         """What is added to the output of each of the next steps."""
         if deviations is None:
-            return AHEAD * [self.bias]
+            return self.ahead * [self.bias]
         if self.late:
             self.deviations.append(deviations)
             deviations = F.linear(deviations, self.from_block.weight)
@@ -195,9 +197,9 @@ class Blocks:
 
     def step(self, hidden: Tensor, j: int) -> tuple[Tensor, Tensor]:
         """Step j: hidden [N, H] -> the net's next inputs [N, E], and [N, ... + r + 1] that ends in the ends' logits."""
-        if j and j % AHEAD == 0:
+        if j and j % self.ahead == 0:
             self.shift = self._shift(self._draw())
-        output = torch.addmm(self.shift[j % AHEAD], hidden, self.weight)
+        output = torch.addmm(self.shift[j % self.ahead], hidden, self.weight)
         block = output[:, : self.size]
         if self.late:
             self.kept.append(hidden)

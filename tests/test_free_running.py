@@ -127,12 +127,14 @@ def test_frames_are_what_the_net_says_of_them_plus_their_deviations(r: int, like
     decoder, z = frame_decoder(r, likelihood, torch.float64), torch.randn(3, D, dtype=torch.float64)
     go_on(decoder)
     parts = decoder.likelihood, decoder.from_block, decoder.to_frames, decoder.to_end
+    count = 80 // r
+    ahead = min(AHEAD, count)
     with torch.no_grad():
-        assert Blocks(*parts, 3, 0.7).late == (r == 4 and likelihood.deviations((1, 4), z) is not None)
+        assert Blocks(*parts, 3, count, 0.7).late == (r == 4 and likelihood.deviations((1, 4), z) is not None)
         drawn = decoder.sample(z, FrameSampling(noise=0.7, max_steps=80), seeded())
         parameters = decoder.to_frames(decoder.hidden(z, drawn)).unflatten(2, (r, -1)).flatten(1, 2)
         generator = seeded()
-        deviations = [likelihood.deviations((AHEAD, 3, r, 4), z, 0.7, generator) for _ in range(-(-80 // (AHEAD * r)))]
+        deviations = [likelihood.deviations((ahead, 3, r, 4), z, 0.7, generator) for _ in range(-(-count // ahead))]
         if deviations[0] is None:
             generator = seeded()
             expected = [likelihood.sample(p, 0.7, generator) for p in parameters.unflatten(1, (-1, r)).unbind(1)]
@@ -141,6 +143,19 @@ def test_frames_are_what_the_net_says_of_them_plus_their_deviations(r: int, like
             added = torch.cat([d for d in deviations if d is not None]).transpose(0, 1).flatten(1, 2)[:, :80]
             torch.testing.assert_close(drawn.values, parameters[..., :4] + added)
             assert added.abs().mean() > 0.1
+
+
+def test_much_noise_is_drawn_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = frame_decoder(4)
+    parts = decoder.likelihood, decoder.from_block, decoder.to_frames, decoder.to_end
+    monkeypatch.setattr(free_running, "NUMBERS", 3 * 5 * 16)
+    assert [Blocks(*parts, rows, 9, 0.5).ahead for rows in (0, 1, 3, 5, 999)] == [9, 9, 5, 3, 1]
+    z = torch.randn(5, D)
+    go_on(decoder)
+    drawn = decoder.sample(z, FrameSampling(noise=1.0, max_steps=36), seeded())
+    residual = drawn.values - decoder.to_frames(decoder.hidden(z, drawn)).unflatten(2, (4, -1)).flatten(1, 2)
+    scale = decoder.likelihood.log_scale.exp()
+    torch.testing.assert_close((residual / scale).std(), torch.tensor(1.0), atol=0.1, rtol=0)
 
 
 @pytest.mark.parametrize("rows", [1, 20_000])
