@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from mmseqvae import free_running
 from mmseqvae.conditioned import ConditionedRNN, check_lengths, stack_draws
-from mmseqvae.likelihoods import FrameLikelihood, categorical_sample, draw, linear_categorical_log_prob
+from mmseqvae.likelihoods import FrameLikelihood, linear_categorical_log_prob
 from mmseqvae.packed import Packing, State
 from mmseqvae.sampling import FrameSampling, TokenSampling, check_max_steps
 from mmseqvae.sequence import Sequence, full
@@ -72,34 +73,24 @@ class TokenDecoder(nn.Module):
         nats = torch.where(last, torch.where(tokens == self.end, 0.0, -torch.inf).to(nats), nats)
         return packing.spread(torch.where(packing.gather(x.mask)[:, None], nats, 0)).reshape(*rows, x.steps)
 
+    @torch.no_grad()
     def sample(self, z: Tensor, how: TokenSampling, generator: torch.Generator | None = None) -> Sequence:
         """Free-running draws, one a row: z [N, D] -> Sequence of N that ends in `end`."""
         limit = min(how.max_steps or self.max_steps, self.max_steps)
+        step = free_running.steps(self.net, z, limit, self.embedding)
+        bias, weight = self.to_logits.bias, self.to_logits.weight.t()
+        drawn = free_running.Tokens(z, limit, self.end, how, generator)
         token = torch.full((len(z),), self.start_token, device=z.device)
-        state = self.net.begin(z)
-        lengths = torch.full_like(token, limit)
-        tokens: list[Tensor] = []
-        done = torch.zeros_like(token, dtype=torch.bool)
-        for t in range(limit):
-            logits, state = self.step(z, token, state)
-            logits = self._force_end(logits, torch.tensor(t == limit - 1, device=z.device))
-            token = categorical_sample(logits, how.temperature, how.top_k, how.top_p, generator)
-            tokens.append(token)
-            lengths = torch.where(~done & (token == self.end), t + 1, lengths)
-            done = done | (token == self.end)
-            if done.all():
+        for t in range(limit - 1):
+            if drawn.draw(torch.addmm(bias, step(token), weight), t):
                 break
-        return Sequence(torch.stack(tokens, 1), lengths)
+            token = drawn.tokens[t]
+        return Sequence(drawn.tokens[: int(drawn.lengths.max()) if len(z) else 0].T, drawn.lengths)
 
     def step(self, z: Tensor, previous: Tensor, state: list[State]) -> tuple[Tensor, list[State]]:
         """One free-running step: previous tokens [N] -> logits [N, V] and the next state."""
         hidden, state = self.net.step(z, self.embedding(previous), state)
         return self.to_logits(hidden), state
-
-    def _force_end(self, logits: Tensor, last: Tensor) -> Tensor:
-        """At the last step that is possible only the end token is."""
-        other = torch.arange(self.vocabulary, device=logits.device) != self.end
-        return torch.where(last & other, -torch.inf, logits)
 
     def _corrupt(self, previous: Tensor) -> Tensor:
         if not self.training:
@@ -203,32 +194,22 @@ class FrameDecoder(nn.Module):
         padding = (0, 0) * (x.ndim - 2) + (0, -x.shape[1] % self.reduction)
         return rearrange(F.pad(x, padding), "b (j r) ... -> b j r ...", r=self.reduction)
 
+    @torch.no_grad()
     def sample(self, z: Tensor, how: FrameSampling, generator: torch.Generator | None = None) -> Sequence:
         """Free-running draws, one a row: z [N, D] -> Sequence of N, lengths 1 to `max_steps`."""
         limit = min(how.max_steps or self.max_steps, self.max_steps)
-        state = self.net.begin(z)
-        block: Tensor = repeat(self.start, "c -> n c", n=len(z))
-        lengths = torch.zeros(len(z), dtype=torch.long, device=z.device)
-        going = torch.ones(len(z), dtype=z.dtype, device=z.device)  # probability of having got here
-        blocks: list[Tensor] = []
-        for j in range(-(-limit // self.reduction)):
-            hidden, state = self.step(z, block, state)
-            parameters = rearrange(self.to_frames(hidden), "n (r p) -> n r p", r=self.reduction)
-            block = self.likelihood.sample(parameters, how.noise, generator).flatten(1)
-            blocks.append(block)
-            end = self.end_log_prob(hidden, torch.tensor(j, device=z.device), limit).exp()
-            if how.end == "draw":
-                outcome = draw(end, generator)
-            else:
-                before = 1 - going
-                passed = before[:, None] + going[:, None] * end[:, 1:].cumsum(-1) >= 0.5 - 1e-6
-                outcome = torch.where(passed.any(1), passed.int().argmax(1) + 1, 0)
-                going = going * end[:, 0]
-            lengths = torch.where((lengths == 0) & (outcome > 0), j * self.reduction + outcome, lengths)
-            if (lengths > 0).all():
+        count = -(-limit // self.reduction)
+        ends = free_running.Ends(z, limit, how.end == "draw", generator)
+        layers = self.from_block, self.to_frames, self.to_end
+        blocks = free_running.Blocks(self.likelihood, *layers, len(z), count, how.noise, generator)
+        step = free_running.steps(self.net, z, count)
+        x = blocks.start(self.start)
+        for j in range(count):
+            x, output = blocks.step(step(x), j)
+            if ends.block(output, self.reduction, j):
                 break
-        frames = rearrange(torch.stack(blocks, 1), "n j (r c) -> n (j r) c", r=self.reduction)
-        return Sequence(frames[:, : int(lengths.max())] if len(z) else frames, lengths)
+        frames = blocks.frames()
+        return Sequence(frames[:, : int(ends.lengths.max())] if len(z) else frames, ends.lengths)
 
     def step(self, z: Tensor, previous: Tensor, state: list[State]) -> tuple[Tensor, list[State]]:
         """One free-running step: previous block [N, r C] -> hidden [N, H] and the next state."""
@@ -239,9 +220,7 @@ class FrameDecoder(nn.Module):
 
         Outcome 0 goes on, outcome k ends after the block's k-th frame; what would pass `limit` frames is impossible.
         """
-        outcome = torch.arange(self.reduction + 1, device=hidden.device)
-        reached = block[..., None] * self.reduction + torch.where(outcome == 0, self.reduction + 1, outcome)
-        return torch.where(reached > limit, -torch.inf, full(self.to_end(hidden))).log_softmax(-1)
+        return free_running.end_law(self.to_end(hidden), block, limit)
 
     def _end_terms(self, hidden: Tensor, block: Tensor, lengths: Tensor) -> Tensor:
         """log p of what each block decides: hidden [N, S, H], block numbers and lengths in frames [N] -> [N, S]."""

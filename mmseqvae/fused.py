@@ -7,6 +7,7 @@ again, most of it in being called. Here they are one call. tanh is exact to 2e-7
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -27,12 +28,13 @@ QUARTER, HALF, ONE, TWO = np.float32(0.25), np.float32(0.5), np.float32(1), np.f
 LAST = np.float32(9)  # from here on tanh is 1 in float32
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """Machine code, kept between processes where a folder for it can be written."""
+def compiled(function: Callable[..., Any], reassociate: bool = False) -> Any:
+    """Machine code, kept between processes where a folder for it can be written. reassociate: sums in any order."""
+    how = {**COMPILED, "fastmath": COMPILED["fastmath"] | {"reassoc"}} if reassociate else COMPILED
     try:
-        return njit(**COMPILED, cache=True)(function)
+        return njit(**how, cache=True)(function)
     except RuntimeError:  # what numba raises where there is none
-        return njit(**COMPILED)(function)
+        return njit(**how)(function)
 
 
 @compiled
@@ -148,6 +150,77 @@ def _gru_backward(
             sums = total[i]
             for j in range(3 * hidden):
                 sums[j] += change[j]
+
+
+# Drawing, for numbers of any width; the plain versions are `gaussian.invert` and in `free_running.py`.
+
+BLOCK: Final = 64  # numbers that are added up at once
+
+
+@partial(compiled, reassociate=True)
+def _sum(x: Any, first: int, last: int) -> Any:
+    total = 0.0
+    for j in range(first, last):
+        total += x[j]
+    return total
+
+
+@compiled
+def pick(probabilities: Array, uniforms: Array, found: Array) -> None:
+    """found [N]: where each row of [N, V] sums up to more than its share of the whole, uniforms [N] in [0, 1)."""
+    for i in range(found.shape[0]):
+        p, n, start, passed = probabilities[i], probabilities.shape[1], 0, 0.0
+        share = uniforms[i] * _sum(p, 0, n)
+        while start + BLOCK < n:
+            block = _sum(p, start, start + BLOCK)
+            if passed + block > share:
+                break
+            passed, start = passed + block, start + BLOCK
+        j = start - 1
+        while passed <= share and j < n - 1:
+            j += 1
+            passed += p[j]
+        while p[j] <= 0 and j > 0:  # where sums in another order fell short by a rounding
+            j -= 1
+        found[i] = j
+
+
+@compiled
+def note_ends(tokens: Array, end: int, t: int, limit: int, lengths: Array) -> int:
+    """Lengths [N], `limit` where a row goes on, after the tokens [N] of step t; how many rows go on."""
+    left = 0
+    for i in range(lengths.shape[0]):
+        if lengths[i] == limit:
+            if tokens[i] == end:
+                lengths[i] = t + 1
+            else:
+                left += 1
+    return left
+
+
+@compiled
+def end_blocks(output: Array, r: int, first: int, limit: int, quantile: Array, going: Array, lengths: Array) -> int:
+    """A block of `free_running.Ends` whose first frame is number `first`, logits last in [N, ...]; rows that go on."""
+    left, column = 0, output.shape[1] - r - 1
+    for i in range(lengths.shape[0]):
+        if lengths[i]:
+            continue
+        row, start, stop = output[i, column:], 0 if first + r < limit else 1, min(r, limit - first) + 1
+        top, total = row[start], 0.0
+        for k in range(start, stop):
+            top = max(top, row[k])
+        for k in range(start, stop):
+            total += np.exp(float(row[k]) - top)
+        passed = 1 - going[i]
+        for k in range(1, stop):
+            passed += going[i] * np.exp(float(row[k]) - top) / total
+            if passed >= quantile[i]:
+                lengths[i] = first + k
+                break
+        if not lengths[i]:
+            going[i] *= np.exp(float(row[0]) - top) / total
+            left += 1
+    return left
 
 
 def _array(x: Tensor) -> Array:

@@ -169,7 +169,12 @@ def parts(q: Posterior) -> tuple[Tensor, Gaussian]:
 
 def draw(probabilities: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """One index a row from [N, V] probabilities, by inverse CDF (`torch.multinomial` is many times slower)."""
+    u = torch.rand(len(probabilities), 1, generator=generator, device=probabilities.device, dtype=torch.float64)
+    return invert(probabilities, u)
+
+
+def invert(probabilities: Tensor, u: Tensor) -> Tensor:
+    """Where the cumulative sums of [N, V] pass a share u [N, 1] in [0, 1) of the whole -> [N]."""
     cumulative = probabilities.double().cumsum(-1)
-    u = torch.rand(len(cumulative), 1, generator=generator, device=cumulative.device, dtype=cumulative.dtype)
     # u < 1, so the scaled draw lies below the total and never falls on a trailing zero probability
     return torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True).squeeze(-1)

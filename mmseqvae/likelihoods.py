@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmseqvae.gaussian import LOG_2PI, draw
+from mmseqvae.sequence import full
 
 SCALES = ("fixed", "learnt", "predicted")
 LOGITS = 2**20  # logits at once, 4 MiB
+Size = tuple[int, ...]
 
 
 class FrameLikelihood(nn.Module):
@@ -32,6 +34,15 @@ class FrameLikelihood(nn.Module):
     def sample(self, parameters: Tensor, noise: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
         """parameters [..., size] -> draw [..., C]; `noise` 1 is the likelihood itself, 0 its mode."""
         raise TypeError(f"{type(self).__name__} must define sample")
+
+    def deviations(
+        self, shape: Size, like: Tensor, noise: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor | None:
+        """What draws of `shape` [..., C] add to the parameters, in the type and place of `like`.
+
+        None where it is not that simple.
+        """
+        return None
 
     def floor_hits(self, parameters: Tensor) -> Tensor:
         """Share of channels whose scale sits on its floor, [..., size] -> [...]; 0 where there is no scale."""
@@ -65,6 +76,22 @@ class _LocationScale(FrameLikelihood):
             return location, torch.full_like(location[..., :1], self.start)
         return location, at_least(self._log_scale(parameters), math.log(self.floor))
 
+    def standard(self, like: Tensor, shape: Size, generator: torch.Generator | None) -> Tensor:
+        """Draws of `shape` around 0 of scale 1."""
+        raise TypeError(f"{type(self).__name__} must define standard")
+
+    def sample(self, parameters: Tensor, noise: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        location, log_scale = self.split(parameters)
+        return location + noise * log_scale.exp() * self.standard(location, location.shape, generator)
+
+    def deviations(
+        self, shape: Size, like: Tensor, noise: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor | None:
+        if self.scale_kind == "predicted":
+            return None
+        _, log_scale = self.split(like.new_zeros(self.channels))
+        return noise * log_scale.exp() * self.standard(like, shape, generator)
+
     def _log_scale(self, parameters: Tensor) -> Tensor:
         if self.scale_kind == "learnt":
             return self.log_scale
@@ -84,10 +111,8 @@ class Normal(_LocationScale):
         location, log_scale = self.split(parameters)
         return (-0.5 * LOG_2PI - log_scale - 0.5 * ((x - location) * (-log_scale).exp()).square()).sum(-1)
 
-    def sample(self, parameters: Tensor, noise: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-        location, log_scale = self.split(parameters)
-        eps = torch.randn(location.shape, generator=generator, device=location.device, dtype=location.dtype)
-        return location + noise * log_scale.exp() * eps
+    def standard(self, like: Tensor, shape: Size, generator: torch.Generator | None) -> Tensor:
+        return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
 
 
 class Laplace(_LocationScale):
@@ -97,12 +122,10 @@ class Laplace(_LocationScale):
         location, log_scale = self.split(parameters)
         return (-((x - location) * (-log_scale).exp()).abs() - log_scale - math.log(2)).sum(-1)
 
-    def sample(self, parameters: Tensor, noise: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-        location, log_scale = self.split(parameters)
-        u = torch.rand(location.shape, generator=generator, device=location.device, dtype=location.dtype) - 0.5
+    def standard(self, like: Tensor, shape: Size, generator: torch.Generator | None) -> Tensor:
+        u = torch.rand(shape, generator=generator, device=like.device, dtype=like.dtype) - 0.5
         # u = -0.5 is drawn once in 2^24 times and has no finite quantile
-        eps = -u.sign() * torch.log1p(-2 * u.abs().clamp(max=0.5 - torch.finfo(u.dtype).eps))
-        return location + noise * log_scale.exp() * eps
+        return -u.sign() * torch.log1p(-2 * u.abs().clamp(max=0.5 - torch.finfo(u.dtype).eps))
 
 
 class Bernoulli(FrameLikelihood):
@@ -200,7 +223,16 @@ def categorical_sample(
     """
     if temperature == 0:
         return logits.argmax(-1)
-    logits = logits / temperature
+    return draw(categorical_law(logits, temperature, top_k, top_p), generator)
+
+
+def categorical_law(
+    logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+) -> Tensor:
+    """The probabilities [N, V] that `categorical_sample` draws from at a temperature above 0."""
+    logits = full(logits)
+    if temperature != 1:
+        logits = logits / temperature
     if top_k is not None and top_k < logits.shape[-1]:
         kth = logits.topk(top_k, -1).values[..., -1:]
         logits = torch.where(logits < kth, -torch.inf, logits)
@@ -209,7 +241,7 @@ def categorical_sample(
         before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # the mass that stands before a token
         ordered = torch.where(before < top_p, ordered, -torch.inf)
         logits = torch.empty_like(logits).scatter(-1, order, ordered)
-    return draw(logits.softmax(-1), generator)
+    return logits.softmax(-1)
 
 
 class _AtLeast(torch.autograd.Function):
@@ -233,4 +265,4 @@ class _AtLeast(torch.autograd.Function):
 
 def at_least(x: Tensor, bound: float) -> Tensor:
     """max(x, bound), with a gradient that lets x come back from below."""
-    return _AtLeast.apply(x, bound)
+    return _AtLeast.apply(x, bound) if torch.is_grad_enabled() else x.clamp(min=bound)

@@ -30,6 +30,7 @@ ORDER = [
     "conditionals",
     "encoders",
     "conditioned",
+    "free_running",
     "decoders",
     "modalities",
     "estimates",

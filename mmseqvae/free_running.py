@@ -1,0 +1,273 @@
+"""A decoder's net stepped on its own past: what is the same at every step is computed once, before the first.
+
+The latent's share of every step and the biases become one vector a row; tokens are looked up among embeddings that
+went through the input weights already; a layer's step is then one product and one pass over memory (`cells.py`,
+compiled in `fused.py`). `Steps` is the plain version, which tests compare with and LSTMs and GPUs take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from types import ModuleType
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from mmseqvae.conditioned import ConditionedRNN
+from mmseqvae.gaussian import invert
+from mmseqvae.likelihoods import FrameLikelihood, categorical_law
+from mmseqvae.packed import cell_of
+from mmseqvae.sampling import TokenSampling
+from mmseqvae.sequence import full
+
+ASK = 16  # steps after which a GPU is asked whether all rows have ended
+SLACK = 1e-6  # of a quantile: a law that rounding left just below has passed it
+AHEAD = 32  # blocks whose noise is drawn at once,
+NUMBERS = 2**20  # unless these are more numbers than this
+
+Fill = Callable[[Tensor, Tensor], Tensor]  # what the last step gave, and where its share of the gates goes
+
+
+class Steps:
+    """The plain version: `net.step`, with what z [N, D] says computed once."""
+
+    def __init__(self, net: ConditionedRNN, z: Tensor, embedding: nn.Embedding | None) -> None:
+        self.embedding, self.step, self.state = embedding, net.rnn.step, net.begin(z)
+        self.added, self.to_output = net.to_input(z), net.to_output(z)
+
+    def __call__(self, previous: Tensor) -> Tensor:
+        """The net's inputs [N, E], or tokens [N] where there is an embedding -> hidden [N, H]."""
+        x = previous if self.embedding is None else self.embedding(previous)
+        output, self.state = self.step(x + self.added, self.state)
+        return output + self.to_output
+
+
+class PreparedSteps:
+    """The same on a CPU, for tanh and GRU. rows: how many rows all steps together may have."""
+
+    def __init__(self, net: ConditionedRNN, z: Tensor, embedding: nn.Embedding | None, rows: int) -> None:
+        layers, added = [cast(nn.RNNBase, rnn) for rnn in net.rnn.forwards], net.to_input(z)
+        weight = layers[0].all_weights[0][0]
+        self.project = _inputs(weight.t()) if embedding is None else _tokens(embedding.weight, weight.t(), rows)
+        above = z.new_zeros(1, net.rnn.hidden)
+        self.layers = [
+            _Layer(rnn, state, above if layer else added)
+            for layer, (rnn, (state,)) in enumerate(zip(layers, net.begin(z), strict=True))
+        ]
+        self.to_output = net.to_output(z)
+
+    def __call__(self, previous: Tensor) -> Tensor:
+        first, *others = self.layers
+        self.project(previous, first.projected)
+        output = first()
+        for layer in others:
+            torch.mm(output, layer.from_input, out=layer.projected)
+            output = layer()
+        return output + self.to_output
+
+
+class _Layer:
+    """One layer's step from what stands in `projected`, W x [N, G H]: one product, then the cell."""
+
+    def __init__(self, rnn: nn.RNNBase, state: Tensor, added: Tensor) -> None:
+        w_ih, w_hh, b_ih, b_hh = rnn.all_weights[0]
+        cell = cell_of(rnn.mode, w_hh.dtype)
+        rows, hidden = state.shape
+        bias, state_bias = cell.biases(b_ih, b_hh)
+        self.from_input, self.from_state = w_ih.t(), w_hh.t()
+        self.projected, self.mixed, gates = (state.new_empty(rows, len(w_hh)) for _ in range(3))
+        self.before, self.after = state.contiguous(), torch.empty_like(state, memory_format=torch.contiguous_format)
+        more = state.new_empty(rows, cell.more * hidden)
+        array, self.forward, self.rows = cell.array, cell.forward, rows
+        self.constant = array(F.linear(added, w_ih, bias)), array(state_bias), array(self.mixed)
+        self.inputs, self.kept = array(self.projected), (array(gates), array(more))
+        self.states = array(self.before), array(self.after)
+
+    def __call__(self) -> Tensor:
+        torch.mm(self.before, self.from_state, out=self.mixed)
+        before, after = self.states
+        self.forward(self.inputs, 1, *self.constant, before, 0, after, 0, *self.kept, 0, self.rows)
+        self.before, self.after, self.states = self.after, self.before, (after, before)
+        return self.before
+
+
+def _tokens(table: Tensor, weight: Tensor, rows: int) -> Fill:
+    """W embedding(token), of all embeddings in the table at once where they are fewer than the rows."""
+    if len(table) > rows:
+        return lambda token, out: torch.mm(table.index_select(0, token), weight, out=out)
+    folded = table @ weight
+    return lambda token, out: torch.index_select(folded, 0, token, out=out)
+
+
+def _inputs(weight: Tensor) -> Fill:
+    return lambda x, out: torch.mm(x, weight, out=out)
+
+
+def steps(
+    net: ConditionedRNN, z: Tensor, limit: int, embedding: nn.Embedding | None = None
+) -> Callable[[Tensor], Tensor]:
+    """`Steps` of z [N, D], at most `limit` of them, prepared where that pays."""
+    if net.rnn.kind == "lstm" or z.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return Steps(net, z, embedding)
+    return PreparedSteps(net, z, embedding, limit * len(z))
+
+
+class Tokens:
+    """Draws of tokens step by step, and where they end: at the limit at the latest, where the end is certain.
+
+    tokens: [T, N], lengths: [N]. Uniform numbers are drawn for all steps before the first.
+    """
+
+    def __init__(
+        self, like: Tensor, limit: int, end: int, how: TokenSampling, generator: torch.Generator | None = None
+    ) -> None:
+        self.limit, self.end, self.how, self.fast = limit, end, how, like.device.type == "cpu"
+        self.tokens = torch.full((limit, len(like)), end, device=like.device)
+        self.lengths = torch.full((len(like),), limit, device=like.device)
+        shape = (limit if how.temperature else 0, len(like), 1)
+        self.uniforms = torch.rand(shape, generator=generator, device=like.device, dtype=torch.float64)
+
+    def draw(self, logits: Tensor, t: int) -> bool:
+        """Fill tokens[t] from logits [N, V]; whether all rows have ended (a GPU is asked now and then)."""
+        token = self.tokens[t]
+        if not self.how.temperature:
+            torch.argmax(logits, -1, out=token)
+        else:
+            law = categorical_law(logits, self.how.temperature, self.how.top_k, self.how.top_p)
+            if self.fast:
+                fused().pick(law.numpy(), self.uniforms[t].numpy()[:, 0], token.numpy())
+            else:
+                token.copy_(invert(law, self.uniforms[t]))
+        if self.fast:
+            return fused().note_ends(token.numpy(), self.end, t, self.limit, self.lengths.numpy()) == 0
+        self.lengths[(self.lengths == self.limit) & (token == self.end)] = t + 1
+        return _ask(t) and bool((self.lengths < self.limit).all())
+
+
+class Blocks:
+    """Blocks of frames drawn step by step: what the net reads of them, the logits of their ends, the frames in the end.
+
+    Only A block + a (`from_block`) reaches the next step. Where a draw is W h + w + deviation, that is (A W) h + (A w +
+    A deviation + a): one small matrix, with deviations drawn and projected ahead. Then the frames themselves are
+    written in one product after the loop, if A W is the smaller work in it. count: blocks at most.
+    """
+
+    def __init__(
+        self, likelihood: FrameLikelihood, from_block: nn.Linear, to_frames: nn.Linear, to_end: nn.Linear, rows: int,
+        count: int, noise: float, generator: torch.Generator | None = None,
+    ) -> None:  # fmt: skip
+        self.likelihood, self.from_block, self.to_frames = likelihood, from_block, to_frames
+        self.reduction, self.rows, self.noise, self.generator = to_end.out_features - 1, rows, noise, generator
+        self.kept: list[Tensor] = []  # blocks, or the hidden states that they are written from
+        self.ahead = max(1, min(AHEAD, count, NUMBERS // max(1, rows * from_block.in_features)))
+        self.deviations: list[Tensor] = []  # [ahead, N, r C] each
+        deviations = self._draw()
+        block, width, hidden = from_block.in_features, from_block.out_features, to_end.in_features
+        self.late = deviations is not None and width * hidden < block * (width + hidden)
+        weight: Tensor = to_frames.weight
+        bias: Tensor = to_frames.bias
+        if self.late:
+            weight, bias = from_block.weight @ weight, from_block(bias)
+        self.size = len(weight)
+        self.weight, self.bias = torch.cat([weight, to_end.weight]).t(), torch.cat([bias, to_end.bias])
+        self.shift, self.to_inputs = self._shift(deviations), from_block.weight.t()
+
+    def _draw(self) -> Tensor | None:
+        """Deviations of the next blocks, [ahead, N, r C]."""
+        shape = (self.ahead, self.rows, self.reduction, self.likelihood.channels)
+        drawn = self.likelihood.deviations(shape, self.to_frames.weight, self.noise, self.generator)
+        return None if drawn is None else drawn.flatten(2)
+
+    def _shift(self, deviations: Tensor | None) -> list[Tensor]:
+        """What is added to the output of each of the next steps."""
+        if deviations is None:
+            return self.ahead * [self.bias]
+        if self.late:
+            self.deviations.append(deviations)
+            deviations = F.linear(deviations, self.from_block.weight)
+        return list(F.pad(deviations, (0, self.reduction + 1)).add_(self.bias))
+
+    def start(self, block: Tensor) -> Tensor:
+        """What the net reads first, from the block [r C] that stands before all others."""
+        return self.from_block(block).expand(self.rows, -1)
+
+    def step(self, hidden: Tensor, j: int) -> tuple[Tensor, Tensor]:
+        """Step j: hidden [N, H] -> the net's next inputs [N, E], and [N, ... + r + 1] that ends in the ends' logits."""
+        if j and j % self.ahead == 0:
+            self.shift = self._shift(self._draw())
+        output = torch.addmm(self.shift[j % self.ahead], hidden, self.weight)
+        block = output[:, : self.size]
+        if self.late:
+            self.kept.append(hidden)
+            return block, output
+        if self.shift[0] is self.bias:
+            parameters = block.unflatten(1, (self.reduction, -1))
+            block = self.likelihood.sample(parameters, self.noise, self.generator).flatten(1)
+        self.kept.append(block)
+        return torch.addmm(self.from_block.bias, block, self.to_inputs), output
+
+    def frames(self) -> Tensor:
+        """All that were drawn, [N, T, C]."""
+        blocks = torch.stack(self.kept, 1)
+        if self.late:
+            blocks = self.to_frames(blocks) + torch.cat(self.deviations)[: len(self.kept)].transpose(0, 1)
+        return rearrange(blocks, "n j (r c) -> n (j r) c", r=self.reduction)
+
+
+class Ends:
+    """Where free-running frames end: at the first frame where the law over lengths passes a quantile.
+
+    One half for every row gives the medians; a uniform draw a row gives draws of the law, whatever the frames do to it.
+    lengths: [N], 0 where a row goes on.
+    """
+
+    def __init__(self, like: Tensor, limit: int, draw: bool, generator: torch.Generator | None = None) -> None:
+        self.limit, self.lengths = limit, torch.zeros(len(like), dtype=torch.long, device=like.device)
+        self.fast = like.device.type == "cpu"
+        self.going = torch.ones(len(like), dtype=torch.float64, device=like.device)  # probability of having got here
+        self.quantile = torch.full_like(self.going, 0.5 - SLACK)
+        if draw:
+            self.quantile.uniform_(generator=generator)
+        self.arrays = [t.numpy() for t in (self.quantile, self.going, self.lengths) if self.fast]
+
+    def block(self, output: Tensor, r: int, j: int) -> bool:
+        """Read what block j decides, the last r + 1 columns of output [N, ...]; whether all rows have ended.
+
+        A GPU is asked now and then only.
+        """
+        if self.fast:
+            return fused().end_blocks(full(output).numpy(), r, j * r, self.limit, *self.arrays) == 0
+        logits = output[:, -r - 1 :]
+        end = end_law(logits.double(), torch.tensor(j, device=logits.device), self.limit).exp()
+        passed = 1 - self.going[:, None] + self.going[:, None] * end[:, 1:].cumsum(-1) >= self.quantile[:, None]
+        here = (self.lengths == 0) & passed.any(1)
+        self.lengths = torch.where(here, j * r + passed.int().argmax(1) + 1, self.lengths)
+        self.going = self.going * end[:, 0]
+        return _ask(j) and bool((self.lengths > 0).all())
+
+
+@cache
+def fused() -> ModuleType:
+    import mmseqvae.fused  # numba takes a third of a second to import
+
+    return mmseqvae.fused
+
+
+def _ask(t: int) -> bool:
+    """Whether to wait for a GPU after step t to hear if all rows have ended."""
+    return t % ASK == ASK - 1
+
+
+def end_law(logits: Tensor, block: Tensor, limit: int) -> Tensor:
+    """log-probabilities of a block's r + 1 outcomes: logits [..., r + 1], block numbers [...] -> nats [..., r + 1].
+
+    Outcome 0 goes on, outcome k ends after the block's k-th frame; what would pass `limit` frames is impossible.
+    """
+    r = logits.shape[-1] - 1
+    outcome = torch.arange(r + 1, device=logits.device)
+    reached = block[..., None] * r + torch.where(outcome == 0, r + 1, outcome)
+    return torch.where(reached > limit, -torch.inf, full(logits)).log_softmax(-1)
