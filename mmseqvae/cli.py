@@ -11,12 +11,18 @@ from pathlib import Path
 from typing import Literal
 
 from mmseqvae.arguments import run as run
-from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TrainingConfig
+from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TextConfig, TrainingConfig
 from mmseqvae.files import replacing, write_json
 from mmseqvae.sampling import FrameSampling, Sampling, TokenSampling
 
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus")  # what --interpolate takes for a sound file
-AUDIO, MODEL, OBJECTIVE, TRAINING = LogMelConfig(), ModelConfig(), ObjectiveConfig(), TrainingConfig()
+AUDIO, TEXT, MODEL, OBJECTIVE, TRAINING = (
+    LogMelConfig(),
+    TextConfig(),
+    ModelConfig(),
+    ObjectiveConfig(),
+    TrainingConfig(),
+)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -38,6 +44,7 @@ def train(
     cache_dir: Path = Path(CACHE_DIR),
     seed: int | None = None,
     audio: LogMelConfig = AUDIO,
+    text: TextConfig = TEXT,
     model: ModelConfig = MODEL,
     objective: ObjectiveConfig = OBJECTIVE,
     training: TrainingConfig = TRAINING,
@@ -55,6 +62,7 @@ def train(
         cache_dir: where computed features are kept.
         seed: of everything random, the same as --training.seed.
         audio: log-mels of the column audio.
+        text: units of the columns of text, such as --text.units words.
         model: the networks.
         objective: what is maximised.
         training: how long and how fast.
@@ -66,7 +74,7 @@ def train(
     from mmseqvae.data import prepare
 
     corpus = prepare(
-        manifest, audio=audio, tokens=tokens or (), frames=frames or (), labels=labels or (),
+        manifest, audio=audio, text=text, tokens=tokens or (), frames=frames or (), labels=labels or (),
         covariates=covariates or (), cache_dir=cache_dir, skip_bad=skip_bad,
     )  # fmt: skip
     from mmseqvae.evaluation import evaluate as measure

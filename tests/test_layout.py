@@ -43,6 +43,7 @@ ORDER = [
     "schedules",
     "measures",
     "text",
+    "units",
     "labels",
     "frames",
     "audio",

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mmseqvae.audio import LogMel
-from mmseqvae.config import CACHE_DIR, LogMelConfig
+from mmseqvae.config import CACHE_DIR, LogMelConfig, TextConfig
 from mmseqvae.data.batches import Batch, Column, SequenceDataset
 from mmseqvae.data.features import FileFrontEnd, FrontEnd, compute, digests
 from mmseqvae.data.manifest import FILES, KNOWN, SPLITS, Manifest, ManifestError, Problem, Row, read_manifest
@@ -21,10 +21,11 @@ from mmseqvae.data.store import Store
 from mmseqvae.frames import FrameArrays, Standard, channels_of
 from mmseqvae.labels import Category, Labels
 from mmseqvae.sequence import Sequence
-from mmseqvae.text import Tokenizer
+from mmseqvae.units import TOKENIZERS, train_tokenizer
 
-WORDS: dict[str, type[Tokenizer] | type[Category]] = {"tokens": Tokenizer, "labels": Labels, "covariate": Category}
+WORDS: dict[str, type[Labels] | type[Category]] = {"labels": Labels, "covariate": Category}
 MANIFEST_KINDS = {LogMel.kind: "audio", FrameArrays.kind: "frames", **{end.kind: name for name, end in WORDS.items()}}
+MANIFEST_KINDS |= {tokenizer.kind: "tokens" for tokenizer in TOKENIZERS.values()}
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ def prepare(
     manifest: str | Path,
     *,
     audio: LogMelConfig | None = None,
+    text: TextConfig | None = None,
     tokens: Collection[str] = (),
     frames: Collection[str] = (),
     labels: Collection[str] = (),
@@ -77,20 +79,24 @@ def prepare(
 ) -> Corpus:
     """Read a manifest (see `read_manifest`), compute what features are not in the cache, and fit the front ends.
 
-    audio: settings of the log-mels; None means the defaults. tokens, frames, labels: columns that are modalities beside
-    `text` and `audio`: strings, .npy files, and strings of which each is one token. covariates: columns of strings that
-    condition every modality and are not modelled. front_ends: those of a trained run, used as they are instead of all
-    these; then a column that the manifest lacks is missing everywhere, and training rows are not needed.
+    audio: settings of the log-mels; text: units of text; None means the defaults. tokens, frames, labels: columns that
+    are modalities beside `text` and `audio`: strings, .npy files, and strings of which each is one token. covariates:
+    columns of strings that condition every modality and are not modelled. front_ends: those of a trained run, used as
+    they are instead of all these; then a column that the manifest lacks is missing everywhere, and training rows are
+    not needed.
     skip_bad: leave bad rows out, listed in `Corpus.skipped`, rather than raise. workers: processes for the features.
 
     Raises ManifestError naming the manifest, rows and files, ValueError for settings that do not fit together.
     """
     if front_ends is not None:
-        if audio is not None or tokens or frames or labels or covariates:
-            raise ValueError("front_ends of a trained run settle audio and all columns: pass one or the other")
+        if audio is not None or text is not None or tokens or frames or labels or covariates:
+            raise ValueError("front_ends of a trained run settle audio, text and all columns: pass one or the other")
         wanted = {name: MANIFEST_KINDS[front_end.kind] for name, front_end in front_ends.items()}
     else:
         wanted = _wanted({"tokens": tokens, "frames": frames, "labels": labels, "covariate": covariates})
+        strange = [name for name in (text.columns if text else ()) if wanted.get(name) != "tokens"]
+        if strange:
+            raise ValueError(f"units of text are given for {strange}, which are no columns of text")
     table = read_manifest(manifest, wanted, required=[*tokens, *frames, *labels, *covariates])
     problems = list(table.problems)
     if problems and not (skip_bad and table.rows):
@@ -114,7 +120,7 @@ def prepare(
         raise ManifestError(table.complaint(problems))
 
     if front_ends is None:
-        known = _fit(known, table, [row for row in rows if row.split == "train"], stores)
+        known = _fit(known, table, [row for row in rows if row.split == "train"], stores, text or TextConfig())
     datasets = {split: _dataset([row for row in rows if row.split == split], known, stores) for split in SPLITS}
     corpus = Corpus(known, datasets, table, problems, _unknown(known, rows))
     for line in corpus.summary():
@@ -206,7 +212,7 @@ def _new_front_end(table: Manifest, name: str, files: list[str], audio: LogMelCo
 
 
 def _fit(
-    known: Mapping[str, FrontEnd], table: Manifest, rows: list[Row], stores: Mapping[str, Clips]
+    known: Mapping[str, FrontEnd], table: Manifest, rows: list[Row], stores: Mapping[str, Clips], text: TextConfig
 ) -> dict[str, FrontEnd]:
     """Vocabularies learnt and frames standardised on the training `rows`; in the order of `table.columns`."""
     if not rows:
@@ -216,6 +222,9 @@ def _fit(
         cells = [row.cells[name] for row in rows if name in row.cells]
         if not cells:
             raise ManifestError(f"{table.path}: column {name!r} is empty in every row of the split train")
+        if kind == "tokens":
+            fitted[name] = train_tokenizer(cells, text, name)
+            continue
         if kind in WORDS:
             fitted[name] = WORDS[kind].train(cells)
             continue

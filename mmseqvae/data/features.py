@@ -21,8 +21,9 @@ from mmseqvae.data.store import Store, StoreWriter, key_of
 from mmseqvae.frames import FrameArrays, FramesError
 from mmseqvae.labels import Category, Labels
 from mmseqvae.text import Tokenizer
+from mmseqvae.units import TOKENIZERS
 
-FrontEnd = Tokenizer | Category | LogMel | FrameArrays  # Labels are a Tokenizer
+FrontEnd = Tokenizer | Category | LogMel | FrameArrays  # Words, Bytes, BytePairs and Labels are a Tokenizer
 FileFrontEnd = LogMel | FrameArrays
 
 VERSION = 1  # raise it where a front end computes other frames from the same file and settings
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 def front_end_from_dict(state: dict[str, Any]) -> FrontEnd:
     """The tokenizer or front end whose `to_dict` gave `state`. Raises ValueError for another kind."""
-    known: list[type[FrontEnd]] = [Tokenizer, Labels, Category, LogMel, FrameArrays]
+    known: list[type[FrontEnd]] = [*TOKENIZERS.values(), Labels, Category, LogMel, FrameArrays]
     kinds = {front_end.kind: front_end for front_end in known}
     if state.get("kind") not in kinds:
         raise ValueError(f"front end of kind {state.get('kind')!r}; known are {sorted(kinds)}")
