@@ -52,8 +52,9 @@ def train(
     """Train a model on your own files and evaluate it on their splits valid and test.
 
     Args:
-        manifest: a .csv, .tsv or .jsonl table, one row an item, with columns audio and text or others named below.
-        out: the run directory to write, by default runs/NAME-OF-MANIFEST; an interrupted training goes on there.
+        manifest: a .csv, .tsv or .jsonl table, one row an item, with columns audio and text or others named below;
+            or a folder of sound, .txt and .npz files. See docs/data.md.
+        out: the run directory to write, by default runs/NAME of the manifest; an interrupted training goes on there.
         tokens: further columns of text that are modalities.
         frames: columns of .npy files [T, C] that are modalities.
         labels: columns of labels that are modalities, each distinct string one token.
@@ -67,7 +68,7 @@ def train(
         objective: what is maximised.
         training: how long and how fast.
     """
-    out = out or Path("runs") / manifest.stem
+    out = out or Path("runs") / Path(manifest.resolve().name.removesuffix(".gz")).stem
     _refuse_file(out)
     if seed is not None:
         training = replace(training, seed=seed)
@@ -195,7 +196,7 @@ def evaluate(
 
     Args:
         run: the run directory of a trained model.
-        manifest: a table like the one that the model was trained on.
+        manifest: a table or folder like the one that the model was trained on.
         split: which rows.
         out: a .json file to write the figures to as well.
         draws: latent draws an item for the likelihoods.
@@ -233,7 +234,7 @@ def embed(
 
     Args:
         run: the run directory of a trained model.
-        manifest: a table like the one that the model was trained on; its splits may be any.
+        manifest: a table or folder like the one that the model was trained on; its splits may be any.
         out: the .npz file to write.
         given: modalities to read, by default all.
         skip_bad: leave bad rows out rather than stop.
