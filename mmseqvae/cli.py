@@ -53,7 +53,7 @@ def train(
 
     Args:
         manifest: a .csv, .tsv or .jsonl table, one row an item, with columns audio and text or others named below;
-            or a folder of sound, .txt and .npz files. See docs/data.md.
+            a folder of sound, .txt and .npz files; lhotse cuts; or a saved Hugging Face data set. See docs/data.md.
         out: the run directory to write, by default runs/NAME of the manifest; an interrupted training goes on there.
         tokens: further columns of text that are modalities.
         frames: columns of .npy files [T, C] that are modalities.

@@ -51,6 +51,8 @@ ORDER = [
     "data.download",
     "data.pieces",
     "data.manifest",
+    "data.cuts",
+    "data.hub",
     "data.sources",
     "data.store",
     "data.features",

@@ -1,10 +1,11 @@
-"""Where items come from: a table, a folder of files, or lists in memory.
+"""Where items come from: a table, a folder of files, lists in memory, lhotse cuts or a Hugging Face data set.
 
 Each source is one reader of rows; the checks are the same for all, `manifest_of`.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections import defaultdict
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from mmseqvae.data.cuts import CUTS, read_cuts
+from mmseqvae.data.hub import is_saved, read_saved
 from mmseqvae.data.manifest import KNOWN, SPLITS, Manifest, ManifestError, manifest_of, read_manifest
 from mmseqvae.data.pieces import Broken, Entry, open_archive, read_entry
 from mmseqvae.frames import FramesError
@@ -32,15 +35,22 @@ def read_source(source: Source, wanted: Mapping[str, str] = KNOWN, required: Col
     source: one of
     - a table .csv, .tsv or .jsonl, see `read_manifest`;
     - a folder of sound files, .txt and .npz files, see `read_folder`;
-    - a list of mappings in memory, see `read_items`.
+    - a list of mappings in memory, see `read_items`;
+    - a .jsonl or .jsonl.gz file of lhotse cuts, see `read_cuts`;
+    - a folder that a Hugging Face data set was saved to, see `read_saved`.
 
-    Bad rows are collected in `problems`. Raises ManifestError where there is nothing to begin with.
+    Bad rows are collected in `problems`. Raises ManifestError where there is nothing to begin with, and
+    ModuleNotFoundError where the extra `data` is needed and not installed.
     """
     if not isinstance(source, str | os.PathLike):
         return manifest_of(IN_MEMORY, list(read_items(source)), wanted, required, Path(), "item")
     path = Path(source)
     if path.is_dir():
+        if is_saved(path):
+            return manifest_of(path, list(read_saved(path)), wanted, required, Path(), "row")
         return manifest_of(path, list(read_folder(path)), wanted, required, path, "item")
+    if path.is_file() and (path.name.endswith(".jsonl.gz") or _holds_cuts(path)):
+        return manifest_of(path, list(read_cuts(path)), wanted, required, Path(), "cut")
     return read_manifest(path, wanted, required)
 
 
@@ -137,3 +147,15 @@ def _archive(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _holds_cuts(path: Path) -> bool:
+    """Whether a .jsonl file begins with a cut of lhotse."""
+    if path.suffix.lower() != ".jsonl":
+        return False
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            first = json.loads(next((line for line in file if line.strip()), "null"))
+    except ValueError:  # no JSON or no UTF-8, which is told when it is read as a table
+        return False
+    return isinstance(first, dict) and first.get("type") in CUTS
