@@ -23,6 +23,7 @@ _HOME = {
     "Tokenizer": "text",
     "LogMel": "audio",
     "LogMelConfig": "config",
+    "TextConfig": "config",
     "ModelConfig": "config",
     "ObjectiveConfig": "config",
     "TrainingConfig": "config",

@@ -11,12 +11,18 @@ from pathlib import Path
 from typing import Literal
 
 from mmseqvae.arguments import run as run
-from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TrainingConfig
+from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TextConfig, TrainingConfig
 from mmseqvae.files import replacing, write_json
 from mmseqvae.sampling import FrameSampling, Sampling, TokenSampling
 
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus")  # what --interpolate takes for a sound file
-AUDIO, MODEL, OBJECTIVE, TRAINING = LogMelConfig(), ModelConfig(), ObjectiveConfig(), TrainingConfig()
+AUDIO, TEXT, MODEL, OBJECTIVE, TRAINING = (
+    LogMelConfig(),
+    TextConfig(),
+    ModelConfig(),
+    ObjectiveConfig(),
+    TrainingConfig(),
+)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -38,6 +44,7 @@ def train(
     cache_dir: Path = Path(CACHE_DIR),
     seed: int | None = None,
     audio: LogMelConfig = AUDIO,
+    text: TextConfig = TEXT,
     model: ModelConfig = MODEL,
     objective: ObjectiveConfig = OBJECTIVE,
     training: TrainingConfig = TRAINING,
@@ -45,8 +52,9 @@ def train(
     """Train a model on your own files and evaluate it on their splits valid and test.
 
     Args:
-        manifest: a .csv, .tsv or .jsonl table, one row an item, with columns audio and text or others named below.
-        out: the run directory to write, by default runs/NAME-OF-MANIFEST; an interrupted training goes on there.
+        manifest: a .csv, .tsv or .jsonl table, one row an item, with columns audio and text or others named below;
+            a folder of sound, .txt and .npz files; lhotse cuts; or a saved Hugging Face data set. See docs/data.md.
+        out: the run directory to write, by default runs/NAME of the manifest; an interrupted training goes on there.
         tokens: further columns of text that are modalities.
         frames: columns of .npy files [T, C] that are modalities.
         labels: columns of labels that are modalities, each distinct string one token.
@@ -55,18 +63,19 @@ def train(
         cache_dir: where computed features are kept.
         seed: of everything random, the same as --training.seed.
         audio: log-mels of the column audio.
+        text: units of the columns of text, such as --text.units words.
         model: the networks.
         objective: what is maximised.
         training: how long and how fast.
     """
-    out = out or Path("runs") / manifest.stem
+    out = out or Path("runs") / Path(manifest.resolve().name.removesuffix(".gz")).stem
     _refuse_file(out)
     if seed is not None:
         training = replace(training, seed=seed)
     from mmseqvae.data import prepare
 
     corpus = prepare(
-        manifest, audio=audio, tokens=tokens or (), frames=frames or (), labels=labels or (),
+        manifest, audio=audio, text=text, tokens=tokens or (), frames=frames or (), labels=labels or (),
         covariates=covariates or (), cache_dir=cache_dir, skip_bad=skip_bad,
     )  # fmt: skip
     from mmseqvae.evaluation import evaluate as measure
@@ -187,7 +196,7 @@ def evaluate(
 
     Args:
         run: the run directory of a trained model.
-        manifest: a table like the one that the model was trained on.
+        manifest: a table or folder like the one that the model was trained on.
         split: which rows.
         out: a .json file to write the figures to as well.
         draws: latent draws an item for the likelihoods.
@@ -225,7 +234,7 @@ def embed(
 
     Args:
         run: the run directory of a trained model.
-        manifest: a table like the one that the model was trained on; its splits may be any.
+        manifest: a table or folder like the one that the model was trained on; its splits may be any.
         out: the .npz file to write.
         given: modalities to read, by default all.
         skip_bad: leave bad rows out rather than stop.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 CACHE_DIR = ".cache/mmseqvae"
+UNITS = ("characters", "words", "bytes", "bpe")
+BPE_SIZE = 1000
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,44 @@ class LogMelConfig:
     @property
     def frames_per_second(self) -> float:
         return self.sample_rate / self.hop_length
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """How strings of text become tokens; see `mmseqvae.units`.
+
+    units: "characters", "words", "bytes" or "bpe" (byte pairs that are learnt). Characters and words that training
+    never saw are unknown; bytes and byte pairs can write any text.
+    columns: the units of single columns, such as {"phones": "words"}.
+    vocabulary: most tokens, `</s>` included; None means all characters or words, and 1,000 of bpe.
+    least: occurrences that a character, a word or a byte pair needs to become a token.
+
+    Raises ValueError for other units and for what bytes, of which there are 256, cannot have.
+    """
+
+    units: str = "characters"
+    columns: dict[str, str] = field(default_factory=dict)
+    vocabulary: int | None = None
+    least: int = 1
+
+    def __post_init__(self) -> None:
+        used = {self.units, *self.columns.values()}
+        if used - set(UNITS):
+            raise ValueError(
+                f"units of text must be among {', '.join(UNITS)}, got {', '.join(sorted(used - set(UNITS)))}"
+            )
+        if self.least < 1:
+            raise ValueError(f"least must be at least 1, got {self.least}")
+        if self.vocabulary is not None:
+            floor = 257 if "bpe" in used else 3
+            if self.vocabulary < floor:
+                raise ValueError(f"a vocabulary of {', '.join(sorted(used))} must be at least {floor}, "
+                                 f"got {self.vocabulary}")  # fmt: skip
+        if used == {"bytes"} and (self.vocabulary is not None or self.least > 1):
+            raise ValueError("bytes are a vocabulary of 257, which neither vocabulary nor least can change")
+
+    def units_of(self, column: str) -> str:
+        return self.columns.get(column, self.units)
 
 
 @dataclass(frozen=True)

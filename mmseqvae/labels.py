@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, normalizers
 from torch import Tensor
 
-from mmseqvae.text import END, UNKNOWN, Tokenizer, checked
+from mmseqvae.text import UNKNOWN, Tokenizer, checked, numbered
 
 
 class Labels(Tokenizer):
@@ -30,7 +30,7 @@ class Labels(Tokenizer):
         self._symbols = {number: symbol.removeprefix(" ") for number, symbol in self._symbols.items()}
 
     @classmethod
-    def train(cls, texts: Iterable[str]) -> Labels:
+    def train(cls, texts: Iterable[str]) -> Self:  # type: ignore[override]  # all labels are kept, however rare
         """Number the distinct labels in code-point order after `</s>` (0) and `<unk>` (1).
 
         Raises ValueError where there are no labels or one is empty, TypeError where one is not a string.
@@ -40,8 +40,7 @@ class Labels(Tokenizer):
         labels = sorted({normalizer.normalize_str(_filled(text)) for text in texts})
         if not labels:
             raise ValueError("no labels to learn a vocabulary from")
-        vocabulary = {symbol: number for number, symbol in enumerate([END, UNKNOWN, *labels])}
-        backend = Backend(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+        backend = Backend(models.WordLevel(numbered(labels), unk_token=UNKNOWN))
         backend.normalizer = normalizer
         return cls(backend)
 

@@ -1,4 +1,4 @@
-"""Text to tokens and back: characters of any script, an unknown token and an end token that no text can forge."""
+"""Text to tokens and back: symbols of any script, an unknown token and an end token that no text can forge."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Self
 import torch
 from tokenizers import Regex, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
+from tokenizers.normalizers import Normalizer
+from tokenizers.pre_tokenizers import PreTokenizer
 from torch import Tensor
 
 END, UNKNOWN = "</s>", "<unk>"
@@ -21,7 +23,7 @@ class Tokenizer:
 
     Since every other entry of the vocabulary is a single code point, text that spells "</s>" is four ordinary
     characters. White space and line breaks are symbols like any other. Built on the `tokenizers` library: `backend` is
-    one of its tokenizers, whose JSON is the state that is saved.
+    one of its tokenizers, whose JSON is the state that is saved. Other units are in `mmseqvae.units`.
     """
 
     kind: ClassVar[str] = "tokens"
@@ -39,23 +41,37 @@ class Tokenizer:
         self._symbols[self.unknown_id] = UNKNOWN_CHARACTER
 
     @classmethod
-    def train(cls, texts: Iterable[str]) -> Tokenizer:
+    def train(cls, texts: Iterable[str], vocabulary: int | None = None, least: int = 1) -> Self:
         """Learn the symbols of `texts`, numbered in code-point order after `</s>` (0) and `<unk>` (1).
 
+        vocabulary: most symbols, these two included; the commonest are kept, of equals those first in code-point order.
+        least: occurrences that a symbol needs. What is left out is `<unk>`, which training then sees.
         Raises ValueError where there are no texts, TypeError where one is not a string.
         """
-        normalizer = normalizers.NFC()
-        symbols: set[str] = set()
-        count = 0
-        for count, text in enumerate(texts, start=1):  # noqa: B007
-            symbols.update(normalizer.normalize_str(checked(text)))
-        if not count:
+        normalizer, splitter = cls.rules()
+        counts: Counter[str] = Counter()
+        number = 0
+        for number, text in enumerate(texts, start=1):  # noqa: B007
+            counts.update(cls.split(normalizer.normalize_str(checked(text)), splitter))
+        if not number:
             raise ValueError("no texts to learn a vocabulary from")
-        vocabulary = {symbol: number for number, symbol in enumerate([END, UNKNOWN, *sorted(symbols)])}
-        backend = Backend(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-        backend.normalizer = normalizer
-        backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")  # one symbol a code point
+        common = sorted(counts, key=lambda symbol: (-counts[symbol], symbol))
+        kept = [symbol for symbol in common if counts[symbol] >= least]
+        if vocabulary is not None:
+            kept = kept[: max(0, vocabulary - 2)]
+        backend = Backend(models.WordLevel(numbered(kept), unk_token=UNKNOWN))
+        backend.normalizer, backend.pre_tokenizer = normalizer, splitter
         return cls(backend)
+
+    @classmethod
+    def rules(cls) -> tuple[Normalizer, PreTokenizer]:
+        """What normalises a text, and what splits it into symbols."""
+        return normalizers.NFC(), pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")  # one symbol a code point
+
+    @staticmethod
+    def split(normal: str, splitter: PreTokenizer) -> Iterable[str]:
+        """The symbols of a normalised text."""
+        return normal  # as `splitter` would, ten times as fast
 
     @property
     def vocabulary_size(self) -> int:
@@ -90,7 +106,8 @@ class Tokenizer:
     def unknown(self, text: str) -> Counter[str]:
         """How often each symbol occurs in `text` that the vocabulary lacks."""
         normal = self.backend.normalizer.normalize_str(checked(text))
-        return Counter(symbol for symbol in normal if symbol not in self._vocabulary)
+        symbols = self.split(normal, self.backend.pre_tokenizer)
+        return Counter(symbol for symbol in symbols if symbol not in self._vocabulary)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that `from_dict` reads: the JSON of the `tokenizers` library."""
@@ -99,6 +116,11 @@ class Tokenizer:
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> Self:
         return cls(Backend.from_str(json.dumps(state["tokenizer"])))
+
+
+def numbered(symbols: Iterable[str]) -> dict[str, int]:
+    """A vocabulary in code-point order after `</s>` (0) and `<unk>` (1)."""
+    return {symbol: number for number, symbol in enumerate([END, UNKNOWN, *sorted(symbols)])}
 
 
 def checked(text: str) -> str:

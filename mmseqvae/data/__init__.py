@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mmseqvae.data.corpus import Corpus, decode_items, encode_items, prepare
     from mmseqvae.data.features import FrontEnd, front_end_from_dict
     from mmseqvae.data.manifest import ManifestError, read_manifest
+    from mmseqvae.data.sources import read_source
 
 __all__ = [
     "Batch",
@@ -24,6 +25,7 @@ __all__ = [
     "make_loader",
     "prepare",
     "read_manifest",
+    "read_source",
 ]
 
 _HOME = {
@@ -31,6 +33,7 @@ _HOME = {
     "corpus": ("Corpus", "decode_items", "encode_items", "prepare"),
     "features": ("FrontEnd", "front_end_from_dict"),
     "manifest": ("ManifestError", "read_manifest"),
+    "sources": ("read_source",),
 }
 
 

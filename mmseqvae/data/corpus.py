@@ -13,18 +13,21 @@ import numpy as np
 import torch
 
 from mmseqvae.audio import LogMel
-from mmseqvae.config import CACHE_DIR, LogMelConfig
+from mmseqvae.config import CACHE_DIR, LogMelConfig, TextConfig
 from mmseqvae.data.batches import Batch, Column, SequenceDataset
-from mmseqvae.data.features import FileFrontEnd, FrontEnd, compute, digests
-from mmseqvae.data.manifest import FILES, KNOWN, SPLITS, Manifest, ManifestError, Problem, Row, read_manifest
+from mmseqvae.data.features import Clip, FileFrontEnd, FrontEnd, compute, digests
+from mmseqvae.data.manifest import FILES, KNOWN, SPLITS, Manifest, ManifestError, Problem, Row
+from mmseqvae.data.pieces import Piece, piece_of
+from mmseqvae.data.sources import Source, read_source
 from mmseqvae.data.store import Store
-from mmseqvae.frames import FrameArrays, Standard, channels_of
+from mmseqvae.frames import FrameArrays, FramesError, Standard, channels_of
 from mmseqvae.labels import Category, Labels
 from mmseqvae.sequence import Sequence
-from mmseqvae.text import Tokenizer
+from mmseqvae.units import TOKENIZERS, train_tokenizer
 
-WORDS: dict[str, type[Tokenizer] | type[Category]] = {"tokens": Tokenizer, "labels": Labels, "covariate": Category}
+WORDS: dict[str, type[Labels] | type[Category]] = {"labels": Labels, "covariate": Category}
 MANIFEST_KINDS = {LogMel.kind: "audio", FrameArrays.kind: "frames", **{end.kind: name for name, end in WORDS.items()}}
+MANIFEST_KINDS |= {tokenizer.kind: "tokens" for tokenizer in TOKENIZERS.values()}
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +66,10 @@ class Corpus:
 
 
 def prepare(
-    manifest: str | Path,
+    manifest: Source,
     *,
     audio: LogMelConfig | None = None,
+    text: TextConfig | None = None,
     tokens: Collection[str] = (),
     frames: Collection[str] = (),
     labels: Collection[str] = (),
@@ -75,23 +79,27 @@ def prepare(
     skip_bad: bool = False,
     workers: int | None = None,
 ) -> Corpus:
-    """Read a manifest (see `read_manifest`), compute what features are not in the cache, and fit the front ends.
+    """Read a data set (see `read_source`), compute what features are not in the cache, and fit the front ends.
 
-    audio: settings of the log-mels; None means the defaults. tokens, frames, labels: columns that are modalities beside
-    `text` and `audio`: strings, .npy files, and strings of which each is one token. covariates: columns of strings that
-    condition every modality and are not modelled. front_ends: those of a trained run, used as they are instead of all
-    these; then a column that the manifest lacks is missing everywhere, and training rows are not needed.
+    audio: settings of the log-mels; text: units of text; None means the defaults. tokens, frames, labels: columns that
+    are modalities beside `text` and `audio`: strings, .npy files, and strings of which each is one token. covariates:
+    columns of strings that condition every modality and are not modelled. front_ends: those of a trained run, used as
+    they are instead of all these; then a column that the manifest lacks is missing everywhere, and training rows are
+    not needed.
     skip_bad: leave bad rows out, listed in `Corpus.skipped`, rather than raise. workers: processes for the features.
 
     Raises ManifestError naming the manifest, rows and files, ValueError for settings that do not fit together.
     """
     if front_ends is not None:
-        if audio is not None or tokens or frames or labels or covariates:
-            raise ValueError("front_ends of a trained run settle audio and all columns: pass one or the other")
+        if audio is not None or text is not None or tokens or frames or labels or covariates:
+            raise ValueError("front_ends of a trained run settle audio, text and all columns: pass one or the other")
         wanted = {name: MANIFEST_KINDS[front_end.kind] for name, front_end in front_ends.items()}
     else:
         wanted = _wanted({"tokens": tokens, "frames": frames, "labels": labels, "covariate": covariates})
-    table = read_manifest(manifest, wanted, required=[*tokens, *frames, *labels, *covariates])
+        strange = [name for name in (text.columns if text else ()) if wanted.get(name) != "tokens"]
+        if strange:
+            raise ValueError(f"units of text are given for {strange}, which are no columns of text")
+    table = read_source(manifest, wanted, required=[*tokens, *frames, *labels, *covariates])
     problems = list(table.problems)
     if problems and not (skip_bad and table.rows):
         raise ManifestError(table.complaint(problems))
@@ -114,7 +122,7 @@ def prepare(
         raise ManifestError(table.complaint(problems))
 
     if front_ends is None:
-        known = _fit(known, table, [row for row in rows if row.split == "train"], stores)
+        known = _fit(known, table, [row for row in rows if row.split == "train"], stores, text or TextConfig())
     datasets = {split: _dataset([row for row in rows if row.split == split], known, stores) for split in SPLITS}
     corpus = Corpus(known, datasets, table, problems, _unknown(known, rows))
     for line in corpus.summary():
@@ -125,8 +133,9 @@ def prepare(
 def encode_items(front_ends: Mapping[str, FrontEnd], items: Iterable[Mapping[str, Any]]) -> Batch:
     """Items in user units, such as {"text": "seven", "audio": "seven.wav"} -> a batch, standardised.
 
-    Text, labels and covariates are strings, audio a file or samples at the front end's rate, frames an .npy file or an
-    array. What an item lacks, or holds as None, is missing (length 0), as is a covariate that training never saw.
+    Text, labels and covariates are strings, audio a file, (samples, rate) or samples at the front end's rate, frames an
+    .npy file or an array; FILE.npz:KEY is an array of an archive. What an item lacks, or holds as None, is missing
+    (length 0), as is a covariate that training never saw.
     Raises ValueError for a name that is not in `front_ends`.
     """
     rows = list(items)
@@ -135,10 +144,19 @@ def encode_items(front_ends: Mapping[str, FrontEnd], items: Iterable[Mapping[str
         raise ValueError(f"{foreign} are no modalities of this model; it has {list(front_ends)}")
     return {
         name: Sequence.from_list(
-            [None if row.get(name) is None else front_end.encode(row[name]) for row in rows], _no_steps(front_end)
+            [None if row.get(name) is None else _encoded(front_end, name, row[name]) for row in rows],
+            _no_steps(front_end),
         )
         for name, front_end in front_ends.items()
     }
+
+
+def _encoded(front_end: FrontEnd, name: str, value: Any) -> torch.Tensor:
+    if isinstance(front_end, FileFrontEnd) and isinstance(value, str | Path | tuple | Mapping):
+        piece = piece_of(value, "audio" if isinstance(front_end, LogMel) else "frames", name, Path())
+        if isinstance(piece, Piece):
+            return front_end.standardise(piece.read(front_end))
+    return front_end.encode(value)
 
 
 def decode_items(front_ends: Mapping[str, FrontEnd], batch: Batch) -> dict[str, list[Any]]:
@@ -154,23 +172,23 @@ class Clips:
     """The frames of one modality's files: a store, and the digest by which it knows each path."""
 
     store: Store
-    digests: dict[str, str]
+    digests: dict[Clip, str]
 
     @classmethod
-    def of(cls, front_end: FrontEnd, name: str, files: list[str], cache_dir: str | Path, workers: int | None) -> Clips:
+    def of(cls, front_end: FrontEnd, name: str, files: list[Clip], cache_dir: str | Path, workers: int | None) -> Clips:
         if not isinstance(front_end, FileFrontEnd):
             raise TypeError(f"{name}: a front end of kind {front_end.kind} reads no files")
         found = digests(files, name)
         return cls(compute(front_end, found, name, cache_dir, workers), found)
 
-    def problem(self, file: str) -> str | None:
+    def problem(self, file: Clip) -> str | None:
         return self.store.problems.get(self.digests[file])
 
-    def clip(self, file: str) -> np.ndarray:
+    def clip(self, file: Clip) -> np.ndarray:
         """[T, C] in the units of the features."""
         return self.store.clip(self.digests[file])
 
-    def column(self, files: Iterable[str | None], standard: Standard) -> Column:
+    def column(self, files: Iterable[Clip | None], standard: Standard) -> Column:
         """The files as a column, None being missing."""
         spans = [(0, 0) if file is None else self.store.span(self.digests[file]) for file in files]
         starts, lengths = np.array(spans, np.int64).reshape(-1, 2).T
@@ -194,19 +212,30 @@ def _wanted(named: Mapping[str, Collection[str]]) -> dict[str, str]:
     return {**KNOWN, **kinds}
 
 
-def _new_front_end(table: Manifest, name: str, files: list[str], audio: LogMelConfig) -> LogMel | FrameArrays:
+def _new_front_end(table: Manifest, name: str, files: list[Clip], audio: LogMelConfig) -> LogMel | FrameArrays:
     if table.columns[name] == "audio":
         front_end = LogMel(audio)
         _ = front_end.basis  # settings that cannot work are known before any file is read
         return front_end
-    channels = Counter(found for found in map(channels_of, files) if found)
+    channels = Counter(found for found in map(_channels, files) if found)
     if not channels:
-        raise ManifestError(f"{table.path}: no file in column {name!r} is an .npy array [T, C]")
+        raise ManifestError(f"{table.path}: no cell in column {name!r} is an array [T, C]")
     return FrameArrays(channels.most_common(1)[0][0])
 
 
+def _channels(clip: Clip) -> int | None:
+    """C of what will be frames; None where reading it will have something to complain about."""
+    if not isinstance(clip, Piece):
+        return channels_of(clip)
+    try:
+        array = clip.array()
+    except FramesError:
+        return None
+    return array.shape[1] if array.ndim == 2 else None
+
+
 def _fit(
-    known: Mapping[str, FrontEnd], table: Manifest, rows: list[Row], stores: Mapping[str, Clips]
+    known: Mapping[str, FrontEnd], table: Manifest, rows: list[Row], stores: Mapping[str, Clips], text: TextConfig
 ) -> dict[str, FrontEnd]:
     """Vocabularies learnt and frames standardised on the training `rows`; in the order of `table.columns`."""
     if not rows:
@@ -216,6 +245,9 @@ def _fit(
         cells = [row.cells[name] for row in rows if name in row.cells]
         if not cells:
             raise ManifestError(f"{table.path}: column {name!r} is empty in every row of the split train")
+        if kind == "tokens":
+            fitted[name] = train_tokenizer(cells, text, name)
+            continue
         if kind in WORDS:
             fitted[name] = WORDS[kind].train(cells)
             continue

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -17,13 +17,16 @@ import torch
 from tqdm import tqdm
 
 from mmseqvae.audio import AudioError, LogMel
+from mmseqvae.data.pieces import Piece
 from mmseqvae.data.store import Store, StoreWriter, key_of
 from mmseqvae.frames import FrameArrays, FramesError
 from mmseqvae.labels import Category, Labels
 from mmseqvae.text import Tokenizer
+from mmseqvae.units import TOKENIZERS
 
-FrontEnd = Tokenizer | Category | LogMel | FrameArrays  # Labels are a Tokenizer
+FrontEnd = Tokenizer | Category | LogMel | FrameArrays  # Words, Bytes, BytePairs and Labels are a Tokenizer
 FileFrontEnd = LogMel | FrameArrays
+Clip = str | Piece  # what frames are made of: a path or a piece
 
 VERSION = 1  # raise it where a front end computes other frames from the same file and settings
 WORTH_WORKERS = 200e6  # bytes of files: below, starting processes takes longer than they save
@@ -33,15 +36,15 @@ log = logging.getLogger(__name__)
 
 def front_end_from_dict(state: dict[str, Any]) -> FrontEnd:
     """The tokenizer or front end whose `to_dict` gave `state`. Raises ValueError for another kind."""
-    known: list[type[FrontEnd]] = [Tokenizer, Labels, Category, LogMel, FrameArrays]
+    known: list[type[FrontEnd]] = [*TOKENIZERS.values(), Labels, Category, LogMel, FrameArrays]
     kinds = {front_end.kind: front_end for front_end in known}
     if state.get("kind") not in kinds:
         raise ValueError(f"front end of kind {state.get('kind')!r}; known are {sorted(kinds)}")
     return kinds[state["kind"]].from_dict(state)
 
 
-def digests(files: Iterable[str], name: str) -> dict[str, str]:
-    """SHA-256 of the content of every file: path -> digest."""
+def digests(files: Iterable[Clip], name: str) -> dict[Clip, str]:
+    """SHA-256 of the content of every file or piece: path or piece -> digest."""
     paths = list(dict.fromkeys(files))
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
         found = pool.map(_digest, paths)
@@ -49,9 +52,9 @@ def digests(files: Iterable[str], name: str) -> dict[str, str]:
 
 
 def compute(
-    front_end: FileFrontEnd, files: dict[str, str], name: str, cache_dir: str | Path, workers: int | None = None
+    front_end: FileFrontEnd, files: Mapping[Clip, str], name: str, cache_dir: str | Path, workers: int | None = None
 ) -> Store:
-    """The store with the frames of `files` (path -> digest), opened where it is there, else computed.
+    """The store with the frames of `files` (path or piece -> digest), opened where it is there, else computed.
 
     A file that cannot be used becomes an entry of `store.problems`. Frames that another store of the same settings
     holds are copied, so a manifest that grew computes only what is new. `workers` None decides by the size of the
@@ -65,7 +68,7 @@ def compute(
         log.info("%s: features of %d files are in %s", name, len(files), folder)
         return store
 
-    paths: dict[str, str] = {}
+    paths: dict[str, Clip] = {}
     for path, digest in files.items():
         paths.setdefault(digest, path)  # each content once
     with StoreWriter(folder, front_end.channels, settings) as writer:
@@ -82,11 +85,11 @@ def compute(
 
 
 def _run(
-    front_end: FileFrontEnd, paths: dict[str, str], name: str, workers: int | None
+    front_end: FileFrontEnd, paths: dict[str, Clip], name: str, workers: int | None
 ) -> Iterator[tuple[str, np.ndarray | str]]:
     """Digest and clip, or digest and problem, of every path, with a progress bar."""
     if workers is None:
-        size = sum(Path(path).stat().st_size for path in paths.values())
+        size = sum(clip.size if isinstance(clip, Piece) else Path(clip).stat().st_size for clip in paths.values())
         workers = _cores() if size > WORTH_WORKERS else 0
     bar = {"desc": f"features of {name}", "total": len(paths), "unit": "file", "delay": 1}
     if workers < 2:
@@ -111,11 +114,11 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _clip(front_end: FileFrontEnd, path: str) -> np.ndarray | str:
+def _clip(front_end: FileFrontEnd, clip: Clip) -> np.ndarray | str:
     try:
-        return front_end.read(path).numpy()
-    except (AudioError, FramesError) as error:
-        return str(error).removeprefix(f"{path}: ")  # the same content may later be read from another place
+        return (clip.read(front_end) if isinstance(clip, Piece) else front_end.read(clip)).numpy()
+    except (AudioError, FramesError) as error:  # the same content may later be read from another place
+        return str(error).removeprefix(f"{clip}: ").removeprefix("the array: ")
 
 
 _worker_front_end: FileFrontEnd | None = None
@@ -129,11 +132,13 @@ def _begin(state: dict[str, Any]) -> None:
     _worker_front_end = front_end
 
 
-def _clip_in_worker(path: str) -> np.ndarray | str:
+def _clip_in_worker(clip: Clip) -> np.ndarray | str:
     assert _worker_front_end is not None
-    return _clip(_worker_front_end, path)
+    return _clip(_worker_front_end, clip)
 
 
-def _digest(path: str) -> str:
-    with open(path, "rb") as file:
+def _digest(clip: Clip) -> str:
+    if isinstance(clip, Piece):
+        return clip.digest()
+    with open(clip, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

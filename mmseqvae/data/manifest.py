@@ -1,15 +1,19 @@
-"""A manifest, one row an item, read and checked as a whole before anything long begins."""
+"""A manifest, one row an item, read and checked as a whole before anything long begins.
+
+`read_manifest` reads tables of text; `mmseqvae.data.sources` everything else, through the same checks (`manifest_of`).
+"""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import json
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from mmseqvae.data.pieces import Broken, Piece, file_trouble, piece_of
 
 SPLITS = ("train", "valid", "test")
 KNOWN = {"text": "tokens", "audio": "audio"}  # modalities that need no option, and their kinds
@@ -24,7 +28,7 @@ class ManifestError(ValueError):
 
 
 class Problem(NamedTuple):
-    """What is wrong with a row. `row` is its line in the manifest, the header being line 1."""
+    """What is wrong with a row. `row` is its line in the manifest, the header being line 1, or counts items from 1."""
 
     row: int
     id: str
@@ -33,29 +37,36 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An item. `cells` holds only what is present; paths are absolute or start at the manifest."""
+    """An item. `cells` holds only what is present: strings, of kinds audio and frames also a `Piece`.
+
+    Paths are absolute or start at the manifest.
+    """
 
     row: int
     id: str
     split: str
     label: str | None
-    cells: dict[str, str]
+    cells: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """columns: modalities and covariates found, name -> kind; unused: other columns; problems: rows not in `rows`."""
+    """columns: modalities and covariates found, name -> kind; unused: other columns; problems: rows not in `rows`.
+
+    unit: what `row` counts, such as lines.
+    """
 
     path: Path
     rows: list[Row]
     columns: dict[str, str]
     unused: list[str]
     problems: list[Problem]
+    unit: str = "line"
 
     def complaint(self, problems: Sequence[Problem]) -> str:
         """All problems as one message, the first ten spelt out."""
         lines = [f"{self.path}: {len(problems)} row(s) cannot be used"]
-        lines += [f"  line {problem.row} (id {problem.id}): {problem.problem}" for problem in problems[:SHOWN]]
+        lines += [f"  {self.unit} {problem.row} (id {problem.id}): {problem.problem}" for problem in problems[:SHOWN]]
         if len(problems) > SHOWN:
             lines.append(f"  ... and {len(problems) - SHOWN} more")
         lines.append("Correct them, or leave such rows out with skip_bad=True (--skip-bad).")
@@ -67,7 +78,9 @@ def read_manifest(path: str | Path, wanted: Mapping[str, str] = KNOWN, required:
 
     wanted: columns to look for, name -> "tokens" (text), "labels" (a label), "audio" (sound file), "frames" (.npy file)
     or "covariate" (no modality, but what conditions them). required: those among them that must be there.
-    An empty cell (in JSONL also null or no entry) is a missing modality. Paths start at the manifest's folder. Without
+    An empty cell (in JSONL also null or no entry) is a missing modality. Paths start at the manifest's folder; a cell
+    FILE.npz:KEY is one array of an archive, KEY being the column's name where it is left out, and frames may also be
+    lists of numbers in JSONL. Without
     an `id` column the rows are numbered from 1. An empty `split` is chosen by a hash of the id, see `hashed_split`.
 
     Bad rows are collected in `problems`. Raises ManifestError where there is no table to begin with: no such file,
@@ -83,16 +96,34 @@ def read_manifest(path: str | Path, wanted: Mapping[str, str] = KNOWN, required:
         table = list(readers[path.suffix.lower()](path))
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    return manifest_of(path, table, wanted, required, path.parent)
+
+
+def manifest_of(
+    path: Path,
+    table: Sequence[tuple[int, Any]],
+    wanted: Mapping[str, str],
+    required: Collection[str],
+    folder: Path,
+    unit: str = "line",
+) -> Manifest:
+    """The rows of a table, checked. Raises ManifestError as `read_manifest` does.
+
+    table: the number of every row with its cells, or with a string that tells what is wrong with it. path: what
+    messages call the table. folder: where relative paths start.
+    """
     if not table:
         raise ManifestError(f"{path}: holds no rows")
-
     found = list(dict.fromkeys(name for _, cells in table if not isinstance(cells, str) for name in cells))
     absent = [name for name in required if name not in found]
     if absent:
         raise ManifestError(f"{path}: has no column {', '.join(map(repr, absent))}; its columns are {found}")
     columns = {name: kind for name, kind in wanted.items() if name in found}
     if found and not _modalities(columns):
-        raise ManifestError(f"{path}: none of the modalities {_modalities(wanted)} is among its columns {found}")
+        raise ManifestError(
+            f"{path}: none of the modalities {_modalities(wanted)} is among its columns {found}: "
+            "name some of them as frames, tokens or labels (--frames, --tokens, --labels)"
+        )
 
     rows: list[Row] = []
     problems: list[Problem] = []
@@ -101,16 +132,16 @@ def read_manifest(path: str | Path, wanted: Mapping[str, str] = KNOWN, required:
         if isinstance(cells, str):
             problems.append(Problem(line, "unknown", cells))
             continue
-        row, wrong = _read_row(path.parent, line, str(number), cells, columns)
+        row, wrong = _read_row(folder, line, str(number), cells, columns)
         if row.id in taken:
-            wrong.append(f"the id is taken by line {taken[row.id]}")
+            wrong.append(f"the id is taken by {unit} {taken[row.id]}")
         taken.setdefault(row.id, line)
         if wrong:
             problems.append(Problem(line, row.id, "; ".join(wrong)))
         else:
             rows.append(row)
     unused = [name for name in found if name not in columns and name not in PLAIN]
-    return Manifest(path, rows, columns, unused, problems)
+    return Manifest(path, rows, columns, unused, problems, unit)
 
 
 def hashed_split(identity: str) -> str:
@@ -173,14 +204,24 @@ def _read_row(
     if split not in SPLITS:
         wrong.append(f"split is {split!r}, must be one of {', '.join(SPLITS)}")
 
-    present = {}
+    present: dict[str, Any] = {}
     for name, kind in columns.items():
         value = cells.get(name)
         if value is None:
             continue
+        if isinstance(value, Broken):
+            wrong.append(f"{name} {value.problem}")
+            continue
+        if kind in FILES:
+            value = piece_of(value, kind, name, folder)
         if kind in CATEGORIES and isinstance(value, str | int) and not isinstance(value, bool):
             value = str(value).strip()
-        if not isinstance(value, str):
+        if isinstance(value, Piece) and kind in FILES:
+            present[name] = value
+            wrong += [f"{name} {value}: {trouble}" for trouble in [value.trouble()] if trouble]
+        elif isinstance(value, Broken):
+            wrong.append(f"{name} {value.problem}")
+        elif not isinstance(value, str):
             wrong.append(f"{name} must be a string, is {type(value).__name__}")
         elif kind not in FILES:
             if value:
@@ -190,7 +231,7 @@ def _read_row(
         elif value.strip():
             file = folder / value.strip()
             present[name] = str(file)
-            trouble = _file_trouble(file)
+            trouble = file_trouble(file)
             if trouble:
                 wrong.append(f"{name} {file}: {trouble}")
     modalities = _modalities(columns)
@@ -209,14 +250,3 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _file_trouble(file: Path) -> str | None:
-    try:
-        if not file.is_file():
-            return "file is missing"
-        if not os.access(file, os.R_OK):
-            return "file may not be read"
-        return None if file.stat().st_size else "file is empty"
-    except (OSError, ValueError) as error:  # not allowed to look, name too long, or a NUL in it
-        return str(error)

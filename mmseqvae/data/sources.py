@@ -1,0 +1,161 @@
+"""Where items come from: a table, a folder of files, lists in memory, lhotse cuts or a Hugging Face data set.
+
+Each source is one reader of rows; the checks are the same for all, `manifest_of`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmseqvae.data.cuts import CUTS, read_cuts
+from mmseqvae.data.hub import is_saved, read_saved
+from mmseqvae.data.manifest import KNOWN, SPLITS, Manifest, ManifestError, manifest_of, read_manifest
+from mmseqvae.data.pieces import Broken, Entry, open_archive, read_entry
+from mmseqvae.frames import FramesError
+
+log = logging.getLogger(__name__)
+
+Source = str | Path | Iterable[Mapping[str, Any]]
+
+SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif")
+IN_MEMORY = Path("<items>")  # what messages call a list in memory
+
+
+def read_source(source: Source, wanted: Mapping[str, str] = KNOWN, required: Collection[str] = ()) -> Manifest:
+    """The items of a data set, checked; `wanted` and `required` as in `read_manifest`.
+
+    source: one of
+    - a table .csv, .tsv or .jsonl, see `read_manifest`;
+    - a folder of sound files, .txt and .npz files, see `read_folder`;
+    - a list of mappings in memory, see `read_items`;
+    - a .jsonl or .jsonl.gz file of lhotse cuts, see `read_cuts`;
+    - a folder that a Hugging Face data set was saved to, see `read_saved`.
+
+    Bad rows are collected in `problems`. Raises ManifestError where there is nothing to begin with, and
+    ModuleNotFoundError where the extra `data` is needed and not installed.
+    """
+    if not isinstance(source, str | os.PathLike):
+        return manifest_of(IN_MEMORY, list(read_items(source)), wanted, required, Path(), "item")
+    path = Path(source)
+    if path.is_dir():
+        if is_saved(path):
+            return manifest_of(path, list(read_saved(path)), wanted, required, Path(), "row")
+        return manifest_of(path, list(read_folder(path)), wanted, required, path, "item")
+    if path.is_file() and (path.name.endswith(".jsonl.gz") or _holds_cuts(path)):
+        return manifest_of(path, list(read_cuts(path)), wanted, required, Path(), "cut")
+    return read_manifest(path, wanted, required)
+
+
+def read_items(items: Iterable[Any]) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Mappings of columns to values in memory, numbered from 1: the number and the cells, or what is wrong.
+
+    Values are strings; of audio a file's name or (samples, rate) with [N] or [N, channels] samples, or a mapping with
+    "array" and "sampling_rate"; of frames an .npy file's name or an array [T, C]. None is missing. Paths start here.
+    """
+    for number, item in enumerate(items, start=1):
+        if not isinstance(item, Mapping):
+            yield number, f"must be a mapping of columns to values, is {type(item).__name__}"
+            continue
+        yield number, {str(name): _plain(value) for name, value in item.items()}
+
+
+def read_folder(folder: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """The files of a folder and of those in it, numbered from 1: the number and the cells, or what is wrong.
+
+    Files that differ in their suffix alone are one item, whose id is that name within `folder`: a sound file is its
+    `audio`, a .txt file its `text` (without line breaks at the end), every array of an .npz file a column of frames of
+    its name, 0-dimensional ones being single values, such as a text or a label. The column `folder` is the name of
+    the folder around the item. Where a folder train, valid or test is at the top, all items must lie in these, and it
+    is their split. Other files are not read but logged, hidden ones not even that.
+
+    Raises ManifestError where no file can be read.
+    """
+    found: defaultdict[str, list[Path]] = defaultdict(list)
+    others: set[str] = set()
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if any(part.startswith(".") for part in inside.parts) or not path.is_file():
+            continue
+        if path.suffix.lower() in (*SOUNDS, ".txt", ".npz"):
+            found[inside.with_suffix("").as_posix()].append(path)
+        else:
+            others.add(path.suffix.lower() or path.name)
+    if not found:
+        raise ManifestError(
+            f"{folder}: holds no sound files ({', '.join(SOUNDS)}), .txt or .npz files"
+            + (f", but {', '.join(sorted(others))}" if others else "")
+        )
+    if others:
+        log.info("%s: files that are not read: %s", folder, ", ".join(sorted(others)))
+    tops = {name.partition("/")[0] for name in found if "/" in name}
+    for number, (name, paths) in enumerate(sorted(found.items()), start=1):
+        cells: dict[str, Any] = {"id": name}
+        parts = name.split("/")
+        if tops & set(SPLITS):
+            cells["split"] = parts[0] if len(parts) > 1 else "the folder itself"
+        if len(parts) > 1:
+            cells["folder"] = parts[-2]
+        sounds = [path for path in paths if path.suffix.lower() in SOUNDS]
+        if sounds:
+            names = " and ".join(path.name for path in sounds)
+            twice = Broken(f"is given twice, by {names}: let one item differ in its name")
+            cells["audio"] = twice if len(sounds) > 1 else str(sounds[0].relative_to(folder))
+        try:
+            for path in paths:
+                if path.suffix.lower() == ".npz":
+                    cells |= dict(_archive(path))
+        except FramesError as error:
+            yield number, str(error)
+            continue
+        for path in paths:
+            if path.suffix.lower() == ".txt":
+                cells["text"] = _text(path)
+        yield number, cells
+
+
+def _text(path: Path) -> str | Broken:
+    try:
+        text = path.read_text(encoding="utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        return Broken(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})")
+    except OSError as error:
+        return Broken(f"{path}: {error.strerror}")
+    return text or Broken(f"{path}: file is empty; delete it where the text is missing")
+
+
+def _archive(path: Path) -> Iterator[tuple[str, Any]]:
+    """The cells of an .npz file. Raises FramesError where it is none."""
+    if not path.stat().st_size:
+        raise FramesError(f"{path}: file is empty")
+    with open_archive(path) as entries:
+        for key in entries:
+            try:
+                array = read_entry(path, entries, key)
+            except FramesError as error:
+                yield key, Broken(str(error))
+                continue
+            yield key, array.item() if array.ndim == 0 else Entry(str(path), key)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _holds_cuts(path: Path) -> bool:
+    """Whether a .jsonl file begins with a cut of lhotse."""
+    if path.suffix.lower() != ".jsonl":
+        return False
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            first = json.loads(next((line for line in file if line.strip()), "null"))
+    except ValueError:  # no JSON or no UTF-8, which is told when it is read as a table
+        return False
+    return isinstance(first, dict) and first.get("type") in CUTS
