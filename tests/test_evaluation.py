@@ -25,7 +25,13 @@ from tests.exact import LOG_P, B, LinearDecoder, LinearEncoder, S, W, X
 WORDS = ("ab", "ba")
 LOG_MEL = LogMelConfig(sample_rate=4000, n_fft=128, hop_length=64, n_mels=15)
 SMALL = ModelConfig(
-    latent=3, token_embedding=4, token_encoder=4, token_decoder=4, frame_encoder=4, frame_inputs=4, frame_decoder=4,
+    latent=3,
+    token_embedding=4,
+    token_encoder=4,
+    token_decoder=4,
+    frame_encoder=4,
+    frame_inputs=4,
+    frame_decoder=4,
     prior="standard",
 )
 

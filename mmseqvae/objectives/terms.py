@@ -67,7 +67,7 @@ def rate(q: Law, prior: Prior, z: Tensor, free_bits: float = 0.0, free_bits_item
     elif free_bits > 0:
         raise ValueError(
             "free_bits counts nats a dimension, which needs a Gaussian posterior and the prior N(0, I): "
-            "use free_bits_item, or the prior \"standard\""
+            'use free_bits_item, or the prior "standard"'
         )
     else:
         kl = cost = divergence(q, prior, z)
