@@ -48,10 +48,14 @@ def read_audio(path: str | Path, sample_rate: int) -> np.ndarray:
         raise AudioError(f"{path}: is truncated, it holds less sound than its header announces")
     if not len(wave):
         raise AudioError(f"{path}: holds no samples")
-    return _resampled(wave.mean(1), rate, sample_rate, str(path))
+    return resampled(wave.mean(1), rate, sample_rate, str(path))
 
 
-def _resampled(wave: np.ndarray, rate: int, wanted: int, name: str) -> np.ndarray:
+def resampled(wave: np.ndarray, rate: float, wanted: int, name: str) -> np.ndarray:
+    """[N] samples at `rate` Hz -> [N'] float32 at `wanted` Hz, by soxr.
+
+    Raises AudioError, which begins with `name`, for a NaN or infinity and where nothing would be left.
+    """
     import soxr
 
     if not np.isfinite(wave).all():

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mmseqvae.audio import AudioError, LogMel
+from mmseqvae.audio import AudioError, LogMel, resampled
 from mmseqvae.frames import FrameArrays, FramesError
 
 NUMBERS = "fiub"  # kinds of numpy types
@@ -69,8 +69,6 @@ def at_rate(samples: np.ndarray, rate: Any, wanted: int, name: str) -> np.ndarra
 
     Raises AudioError where they are no waveform.
     """
-    import soxr
-
     if samples.dtype.kind not in "fi":
         raise AudioError(f"{name}: holds {samples.dtype}, samples are numbers")
     if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
@@ -81,13 +79,7 @@ def at_rate(samples: np.ndarray, rate: Any, wanted: int, name: str) -> np.ndarra
         raise AudioError(f"{name}: its rate must be a positive number of Hz, is {rate!r}")
     scale = float(np.iinfo(samples.dtype).max) + 1 if samples.dtype.kind == "i" else 1.0
     wave = (samples.reshape(len(samples), -1) / scale).mean(1, dtype=np.float64).astype(np.float32)
-    if not np.isfinite(wave).all():
-        raise AudioError(f"{name}: holds a NaN or infinity")
-    if rate != wanted:
-        wave = soxr.resample(wave, rate, wanted)
-    if not len(wave):
-        raise AudioError(f"{name}: is shorter than one sample at {wanted} Hz")
-    return np.asarray(wave, np.float32)
+    return resampled(wave, float(rate), wanted, name)
 
 
 @dataclass(frozen=True, eq=False)
