@@ -214,7 +214,7 @@ def test_penalties_shrink_the_weights(corpus: Corpus, tmp_path: Path) -> None:
 
 
 def test_beta_weights_and_free_bits_reach_the_objective(corpus: Corpus, tmp_path: Path) -> None:
-    trained = run(corpus, tmp_path, epochs=1)
+    trained = run(corpus, tmp_path, model=STANDARD, epochs=1)
     batch = corpus.datasets["valid"].__getitems__(range(8))
 
     def terms(weights: dict[str, float], **chosen: object):  # type: ignore[no-untyped-def]
