@@ -35,7 +35,7 @@ from recipes import spoken_digits as recipe
 # What MultiVae's networks have: cells and their sizes, sizes of what the recurrences read, and the likelihood's scale.
 NETWORKS = ModelConfig(
     latent=32, token_embedding=32, token_encoder=64, token_decoder=64,
-    frame_encoder=128, frame_inputs=32, frame_decoder=128, reduction=1, scale="fixed",
+    frame_encoder=128, frame_inputs=32, frame_decoder=128, reduction=1, scale="fixed", prior="standard",
 )  # fmt: skip
 BATCH, LEARNING_RATE = 64, 2e-3
 ALWAYS = 10**9  # steps: the learning rate stays what it is after its warm-up
