@@ -28,7 +28,7 @@ format: $(VENV)/dev
 table: $(VENV)/demo  # the README's results: three seeds on the real recordings
 	$(BIN)/python -m benchmarks.spoken_digits --source $(SOURCE) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
-bench: $(VENV)/demo  # meant for under 10 minutes on two free cores
+bench: $(VENV)/demo  # longer where bf16 is emulated
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 bench-peers: $(VENV)/peers  # half an hour on a free core; what is in benchmarks/results/ already is not run again
