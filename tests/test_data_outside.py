@@ -15,25 +15,10 @@ import soundfile
 import torch
 
 from mmseqvae.cli import main
-from mmseqvae.config import LogMelConfig
-from mmseqvae.data import Corpus, ManifestError, prepare, read_source
+from mmseqvae.data import ManifestError, read_source
+from tests.test_data_sources import TINY, WORDS, clips, get
 
-CONFIG = LogMelConfig(sample_rate=8000, n_fft=256, hop_length=100, n_mels=20)
-WORDS = ["one", "two", "三", "أربعة", "five", "six"]
 SPLITS = ["train"] * 4 + ["valid", "test"]
-TINY = ["--audio.sample-rate=8000", "--audio.n-fft=256", "--audio.hop-length=100", "--audio.n-mels=20",
-        "--model.latent=2", "--model.token-encoder=4", "--model.token-decoder=4", "--model.token-embedding=3",
-        "--model.frame-encoder=4", "--model.frame-decoder=4", "--model.frame-inputs=4", "--training.epochs=1",
-        "--training.batch-size=3", "--training.components=1", "--training.threads=1"]  # fmt: skip
-
-
-def get(source: Any, cache: Path, **options: Any) -> Corpus:
-    return prepare(source, **{"audio": CONFIG, "cache_dir": cache, "workers": 0} | options)
-
-
-def clips(corpus: Corpus, name: str = "audio", split: str = "train") -> list[torch.Tensor]:
-    dataset = corpus.datasets[split]
-    return dataset.__getitems__(range(len(dataset)))[name].items()
 
 
 @pytest.fixture
