@@ -107,6 +107,18 @@ RUNS: dict[str, Run] = {
     "MVTCAE, prior learnt, mixtures given m": Run("mvtcae", "poe-without-base", "mixture", conditional="mixture"),
     "coordinated 0.3, prior learnt, mixtures given m": coordinated(0.3, conditional="mixture"),
     "coordinated 0.1, prior learnt, mixtures given m": coordinated(0.1, conditional="mixture"),
+    "coordinated 0.3, 2 draws, prior learnt, mixtures given m": coordinated(
+        0.3, conditional="mixture", options={"draws": 2}
+    ),
+    "coordinated 0.3, 5 draws, prior learnt, mixtures given m": coordinated(
+        0.3, conditional="mixture", options={"draws": 5}
+    ),
+    "coordinated 0.1, 2 draws, prior learnt, mixtures given m": coordinated(
+        0.1, conditional="mixture", options={"draws": 2}
+    ),
+    "coordinated 0.1, 5 draws, prior learnt, mixtures given m": coordinated(
+        0.1, conditional="mixture", options={"draws": 5}
+    ),
 }
 
 

@@ -23,7 +23,7 @@ from mmseqvae.fusion import moe, mopoe, poe_without_base
 from mmseqvae.gaussian import Gaussian
 from mmseqvae.modalities import Modality
 from mmseqvae.model import MultimodalVAE
-from mmseqvae.objectives import importance, mixture
+from mmseqvae.objectives import coordinated, importance, mixture
 from mmseqvae.sequence import Sequence
 
 TWO_DRAWS = {"prior": -1.8271032610360984, "near": -1.4880876054831786, "posterior": CONJUGATE_LOG_P}
@@ -136,6 +136,25 @@ def test_decoders_learn_alike_from_both_gradients() -> None:
         importance(model, batch(), draws=3, gradient=gradient, tight=False).objective.sum().backward()
         found.append(model.modalities["audio"].decoder.to_frames.weight.grad)
     torch.testing.assert_close(*found)
+
+
+def test_coordinated_draws_without_coordination_are_the_importance_bound() -> None:
+    found = []
+    for objective, options in ((coordinated, {"coordination": 0.0, "tokens": 0.0}), (importance, {})):
+        model = build()
+        torch.manual_seed(5)
+        terms = objective(model, batch(), draws=3, beta=0.7, **options)
+        terms.objective.sum().backward()
+        found.append([terms.objective, *(p.grad for p in model.parameters() if p.grad is not None)])
+    assert len(found[0]) > 10
+    torch.testing.assert_close(*found)
+
+
+def test_coordinated_takes_one_draw_of_a_mixture() -> None:
+    with pytest.raises(ValueError, match="one draw of a mixture posterior, got draws=2"):
+        coordinated(build(fusion=moe), batch(), draws=2)
+    with pytest.raises(ValueError, match="free_bits"):
+        coordinated(build(), batch(), draws=2, free_bits=0.1)
 
 
 def three_experts() -> tuple[MultimodalVAE, dict[str, Sequence]]:

@@ -45,9 +45,9 @@ def telbo(slow: Slow, beta: float, weights: dict[str, float], single: float = 1.
 
 def coordinated(
     slow: Slow, beta: float, weights: dict[str, float], coordination: float = 0.3, tokens: float = 1.0,
-    own: float = 0.0, cross: float = 0.0, detach: bool = False,
+    own: float = 0.0, cross: float = 0.0, detach: bool = False, draws: int = 1,
 ) -> list[float]:  # fmt: skip
-    totals = elbo(slow, beta, weights)
+    totals = elbo(slow, beta, weights) if draws == 1 else importance(slow, beta, weights, draws)
     for name in slow.readers:
         z = slow.draw(slow.single[name])
         for i in slow.rows:
@@ -155,6 +155,7 @@ CASES: list[tuple[str, dict, dict]] = [
     ("coordinated", {}, {}),
     ("coordinated", {"coordination": 0.5}, {"components": 4}),
     ("coordinated", {"tokens": 0.2, "own": 0.7, "cross": 0.1, "detach": True}, {"label_reads": True}),
+    ("coordinated", {"draws": 3}, {"components": 4}),
     ("jmvae", {}, {}),
     ("jmvae", {"alpha": 2.0}, {"fusion": poe_without_base}),
     ("mvtcae", {}, {"fusion": poe_without_base}),

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from mmseqvae.decoders import TokenDecoder
-from mmseqvae.gaussian import Posterior
+from mmseqvae.estimates import effective_draws
+from mmseqvae.gaussian import Gaussian, Posterior
 from mmseqvae.model import Batch, MultimodalVAE
+from mmseqvae.objectives.mixtures import check_importance, combine
 from mmseqvae.objectives.terms import Terms, Weights, check_weights, diagnostics, rate, register, weighted
 from mmseqvae.priors import divergence
 
@@ -28,6 +30,7 @@ def coordinated(
     own: float = 0.0,
     cross: float = 0.0,
     detach: bool = False,
+    draws: int = 1,
 ) -> Terms:
     """The joint bound, with every single-modality posterior coordinated with the joint one. The default.
 
@@ -41,8 +44,10 @@ def coordinated(
     `cross`. detach: the joint posterior has no gradient from the last term, so that it need not give up what the single
     modality cannot know; with a product of experts and a learnt prior that diverges, since an expert then follows a
     product which holds it: use the fusion "joint". Terms that a single modality cannot add to (only one is present in a
-    row) are dropped for that row. Not a bound, except that its first line is one under the conditions of `elbo`, which
-    is reported beside it.
+    row) are dropped for that row. draws K: of the joint posterior; with several, the first line is the importance-weighted
+    bound of `importance` with doubly reparameterised gradients, which asks less of the posterior's mould and so gives up
+    less likelihood. Not a bound, except that its first line is one under the conditions of `elbo`, which is reported
+    beside it. Raises ValueError for several draws of a posterior that is no Gaussian, or with free bits.
     With tokens 0, own 1 and coordination 1 it is CRMVAE (Suzuki & Matsuo 2023) but for that paper's common factor
     1 / (M + 1). The default c is small because a Gaussian q(z | x_m) is a poor mould: what it cannot hold, the joint
     posterior should not give up; `mmseqvae.conditionals` fits what can (docs/sharing.md).
@@ -50,9 +55,15 @@ def coordinated(
     check_weights(model, weights)
     encoded = model.encode(batch)
     q = encoded.posterior()
+    if draws != 1:
+        check_importance("dreg", draws, free_bits, free_bits_item)
+        if not isinstance(q, Gaussian):
+            raise ValueError(f"coordinated takes one draw of a mixture posterior, got draws={draws}: use `importance`")
     singles = {name: encoded.posterior([name]) for name in encoded.names}
     useful = {name: encoded.here(name) & encoded.several for name in singles}
-    z = torch.stack([q.rsample(), *(single.rsample() for single in singles.values())])
+    parts = q.rsample(draws)[None]  # one part [1, K, B, D], as `combine` takes them
+    shared = parts[0]
+    z = torch.cat([shared, *(single.rsample(1) for single in singles.values())])
 
     def writes_tokens(name: str) -> bool:
         return isinstance(model.modality(name).decoder, TokenDecoder)
@@ -64,19 +75,27 @@ def coordinated(
     alone = {name: torch.zeros_like(z[0, :, 0]) for name in singles}
     for written in sorted(model.writable, key=lambda name: not writes_tokens(name)):
         sources = [name for name in singles if share(name, written)]
-        places = [0, *(1 + list(singles).index(name) for name in sources)]
+        places = [*range(draws), *(draws + list(singles).index(name) for name in sources)]
         for score in model.log_likelihood(z[places], batch, [written]).values():  # none where the batch lacks it
-            joint[written] = score[0]
-            for place, name in enumerate(sources, start=1):
+            joint[written] = score[:draws]
+            for place, name in enumerate(sources, start=draws):
                 alone[name] = alone[name] + share(name, written) * weighted({written: score[place]}, weights)
 
-    prior = rate(q, model.training_prior, z[0], free_bits, free_bits_item)
-    apart = _apart(q, singles, useful, z[0], detach)
-    objective = weighted(joint, weights) - beta * prior.cost
+    prior = rate(q, model.training_prior, shared, free_bits, free_bits_item)
+    apart = _apart(q, singles, useful, shared, detach)
+    others = {}
+    if draws == 1:
+        objective = weighted(joint, weights)[0] - beta * prior.cost
+    else:
+        excess = model.training_prior.log_prob(shared) - q.detach().log_prob(shared)
+        ratios = weighted(joint, weights) + beta * excess
+        objective = combine(ratios[None], ratios.new_zeros(1, len(q.mean)), True, parts)
+        others = {"effective_draws": effective_draws(ratios.detach())}
+    joint = {name: score.mean(0) for name, score in joint.items()}
     for name in singles:
         objective = objective + torch.where(useful[name], alone[name], 0) - coordination * apart[name]
     bound = sum(joint.values(), -prior.kl)
-    return Terms(objective, bound, joint, prior.kl, apart, **diagnostics(model, encoded, q, singles))
+    return Terms(objective, bound, joint, prior.kl, apart, **diagnostics(model, encoded, q, singles), others=others)
 
 
 @register
