@@ -44,10 +44,10 @@ def coordinated(
     `cross`. detach: the joint posterior has no gradient from the last term, so that it need not give up what the single
     modality cannot know; with a product of experts and a learnt prior that diverges, since an expert then follows a
     product which holds it: use the fusion "joint". Terms that a single modality cannot add to (only one is present in a
-    row) are dropped for that row. draws K: of the joint posterior; with several, the first line is the importance-weighted
-    bound of `importance` with doubly reparameterised gradients, which asks less of the posterior's mould and so gives up
-    less likelihood. Not a bound, except that its first line is one under the conditions of `elbo`, which is reported
-    beside it. Raises ValueError for several draws of a posterior that is no Gaussian, or with free bits.
+    row) are dropped for that row. draws K: of the joint posterior; with several, the first line is the bound of
+    `importance` with doubly reparameterised gradients, which asks less of the posterior's mould and so gives up less
+    likelihood. Not a bound, except that its first line is one under the conditions of `elbo`, which is reported beside
+    it. Raises ValueError for several draws of a posterior that is no Gaussian, or with free bits.
     With tokens 0, own 1 and coordination 1 it is CRMVAE (Suzuki & Matsuo 2023) but for that paper's common factor
     1 / (M + 1). The default c is small because a Gaussian q(z | x_m) is a poor mould: what it cannot hold, the joint
     posterior should not give up; `mmseqvae.conditionals` fits what can (docs/sharing.md).
