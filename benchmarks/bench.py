@@ -1,6 +1,6 @@
 """All benchmarks of single parts, one after the other, on one page.
 
-    python -m benchmarks.bench [--data-dir DIR]          # longer where bf16 is emulated
+    python -m benchmarks.bench [--data-dir DIR]
 
 Each runs in a process of its own with the settings below, which keep it short; alone it takes its own defaults.
 Writes benchmarks/results/bench.md, and nothing else in that folder.

@@ -28,3 +28,8 @@ def processor() -> str:
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def has_bf16() -> bool:
+    """Whether the processor computes in bf16, as oneDNN sees it; torch emulates it elsewhere, slowly."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
