@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,21 +52,37 @@ def ranks(name: str) -> Callable[[Record], Any]:
     return lambda record: miscalibration(record["figures"]["ranks"][name])
 
 
+def pair(record: Record) -> Any:
+    return at("likelihood", f"pair, {trained_under(record)}")(record)
+
+
+def all_three(*conditionals: Callable[[Record], Any]) -> Callable[[Record], Any]:
+    """What a pair, audio from text and text from audio lose together."""
+
+    def total(record: Record) -> dict[str, float]:
+        parts = [part(record) for part in (pair, *conditionals)]
+        return {"nats": sum(p["nats"] for p in parts), "error": math.hypot(*(p["error"] for p in parts))}
+
+    return total
+
+
+WRITTEN = at("likelihood", "audio given text, written"), at("likelihood", "text given audio, written")
+HEARD = at("text to audio", "heard"), at("audio to text", "heard")
 NATS = [
-    Column(
-        "pair, prior of training", lambda record: at("likelihood", f"pair, {trained_under(record)}")(record), joint=True
-    ),
+    Column("all three, written", all_three(*WRITTEN), joint=True),
+    Column("all three, heard", all_three(*HEARD), joint=True),
+    Column("pair, prior of training", pair, joint=True),
     Column("pair, fitted prior", at("likelihood", "pair, fitted"), joint=True),
     Column("a given t, own", at("likelihood", "audio given text, own")),
-    Column("a given t, written", at("likelihood", "audio given text, written")),
+    Column("a given t, written", WRITTEN[0]),
     Column("word lost", at("text to audio", "word lost")),
     Column("voices lost", at("text to audio", "voices lost")),
     Column("voices invented", at("text to audio", "voices invented")),
     Column("voice entropy", at("text to audio", "voice entropy")),
-    Column("a given t, heard", at("text to audio", "heard")),
+    Column("a given t, heard", HEARD[0]),
     Column("t given a, own", at("likelihood", "text given audio, own"), joint=True),
-    Column("t given a, written", at("likelihood", "text given audio, written"), joint=True),
-    Column("t given a, heard", at("audio to text", "heard"), joint=True),
+    Column("t given a, written", WRITTEN[1], joint=True),
+    Column("t given a, heard", HEARD[1], joint=True),
 ]
 SHARES = [
     Column("t to a", at("text to audio", "coherent"), 3),
@@ -120,6 +137,7 @@ def page(speakers: int, truth: Mapping[str, float], records: Mapping[str, Record
             "KL(real, written); voices invented is KL(written, real), and voice entropy 1/2 ln of the determinants of",
             "the covariances of voices, written over real. Heard: minus log p under the truth of what was written,",
             "less the entropy; wrong words raise it, one average voice lowers it below 0. Standard errors in brackets.",
+            "All three: a pair under the prior of training, a given t, t given a together; errors as if independent.",
             "",
             "## Shares, spreads and ranks",
             "",

@@ -19,7 +19,7 @@ from exact import (
 from slow import batch, build
 from torch import Tensor, nn
 
-from mmseqvae.fusion import moe, mopoe, poe_without_base
+from mmseqvae.fusion import moe, mopoe, poe, poe_without_base
 from mmseqvae.gaussian import Gaussian
 from mmseqvae.modalities import Modality
 from mmseqvae.model import MultimodalVAE
@@ -138,21 +138,21 @@ def test_decoders_learn_alike_from_both_gradients() -> None:
     torch.testing.assert_close(*found)
 
 
-def test_coordinated_draws_without_coordination_are_the_importance_bound() -> None:
+@pytest.mark.parametrize("fusion", [poe, moe])
+def test_coordinated_draws_without_coordination_are_the_importance_bound(fusion) -> None:
     found = []
     for objective, options in ((coordinated, {"coordination": 0.0, "tokens": 0.0}), (importance, {})):
-        model = build()
+        model = build(fusion=fusion)
         torch.manual_seed(5)
         terms = objective(model, batch(), draws=3, beta=0.7, **options)
         terms.objective.sum().backward()
-        found.append([terms.objective, *(p.grad for p in model.parameters() if p.grad is not None)])
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        found.append([terms.objective, terms.elbo, terms.kl, terms.others["effective_draws"], *gradients])
     assert len(found[0]) > 10
     torch.testing.assert_close(*found)
 
 
-def test_coordinated_takes_one_draw_of_a_mixture() -> None:
-    with pytest.raises(ValueError, match="one draw of a mixture posterior, got draws=2"):
-        coordinated(build(fusion=moe), batch(), draws=2)
+def test_several_coordinated_draws_have_no_free_bits() -> None:
     with pytest.raises(ValueError, match="free_bits"):
         coordinated(build(), batch(), draws=2, free_bits=0.1)
 

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from mmseqvae.decoders import TokenDecoder
-from mmseqvae.estimates import effective_draws
-from mmseqvae.gaussian import Gaussian, Posterior
+from mmseqvae.gaussian import Posterior, parts
 from mmseqvae.model import Batch, MultimodalVAE
-from mmseqvae.objectives.mixtures import check_importance, combine
+from mmseqvae.objectives.mixtures import check_importance, over_parts, several_draws
 from mmseqvae.objectives.terms import Terms, Weights, check_weights, diagnostics, rate, register, weighted
 from mmseqvae.priors import divergence
 
@@ -47,7 +46,7 @@ def coordinated(
     row) are dropped for that row. draws K: of the joint posterior; with several, the first line is the bound of
     `importance` with doubly reparameterised gradients, which asks less of the posterior's mould and so gives up less
     likelihood. Not a bound, except that its first line is one under the conditions of `elbo`, which is reported beside
-    it. Raises ValueError for several draws of a posterior that is no Gaussian, or with free bits.
+    it. Raises ValueError for free bits with several draws, which have no KL of their own.
     With tokens 0, own 1 and coordination 1 it is CRMVAE (Suzuki & Matsuo 2023) but for that paper's common factor
     1 / (M + 1). The default c is small because a Gaussian q(z | x_m) is a poor mould: what it cannot hold, the joint
     posterior should not give up; `mmseqvae.conditionals` fits what can (docs/sharing.md).
@@ -57,13 +56,12 @@ def coordinated(
     q = encoded.posterior()
     if draws != 1:
         check_importance("dreg", draws, free_bits, free_bits_item)
-        if not isinstance(q, Gaussian):
-            raise ValueError(f"coordinated takes one draw of a mixture posterior, got draws={draws}: use `importance`")
     singles = {name: encoded.posterior([name]) for name in encoded.names}
     useful = {name: encoded.here(name) & encoded.several for name in singles}
-    parts = q.rsample(draws)[None]  # one part [1, K, B, D], as `combine` takes them
-    shared = parts[0]
-    z = torch.cat([shared, *(single.rsample(1) for single in singles.values())])
+    log_shares, laws = parts(q)
+    shared = q.rsample(1)[None] if draws == 1 else laws.rsample(draws).transpose(0, 1)  # [S, K, B, D]
+    number = shared.shape[0] * shared.shape[1]
+    z = torch.cat([shared.flatten(0, 1), *(single.rsample(1) for single in singles.values())])
 
     def writes_tokens(name: str) -> bool:
         return isinstance(model.modality(name).decoder, TokenDecoder)
@@ -75,27 +73,25 @@ def coordinated(
     alone = {name: torch.zeros_like(z[0, :, 0]) for name in singles}
     for written in sorted(model.writable, key=lambda name: not writes_tokens(name)):
         sources = [name for name in singles if share(name, written)]
-        places = [*range(draws), *(draws + list(singles).index(name) for name in sources)]
+        places = [*range(number), *(number + list(singles).index(name) for name in sources)]
         for score in model.log_likelihood(z[places], batch, [written]).values():  # none where the batch lacks it
-            joint[written] = score[:draws]
-            for place, name in enumerate(sources, start=draws):
+            joint[written] = score[:number].unflatten(0, shared.shape[:2])
+            for place, name in enumerate(sources, start=number):
                 alone[name] = alone[name] + share(name, written) * weighted({written: score[place]}, weights)
 
-    prior = rate(q, model.training_prior, shared, free_bits, free_bits_item)
-    apart = _apart(q, singles, useful, shared, detach)
-    others = {}
+    others: dict[str, Tensor] = {}
     if draws == 1:
-        objective = weighted(joint, weights)[0] - beta * prior.cost
+        joint = {name: score[0, 0] for name, score in joint.items()}
+        prior = rate(q, model.training_prior, shared[0], free_bits, free_bits_item)
+        objective, kl = weighted(joint, weights) - beta * prior.cost, prior.kl
     else:
-        excess = model.training_prior.log_prob(shared) - q.detach().log_prob(shared)
-        ratios = weighted(joint, weights) + beta * excess
-        objective = combine(ratios[None], ratios.new_zeros(1, len(q.mean)), True, parts)
-        others = {"effective_draws": effective_draws(ratios.detach())}
-    joint = {name: score.mean(0) for name, score in joint.items()}
+        objective, kl, others = several_draws(model, q, shared, joint, weights, beta)
+        joint = {name: over_parts(score, log_shares.exp()) for name, score in joint.items()}
+    apart = _apart(q, singles, useful, shared[0] if draws == 1 else q.rsample(1), detach)
     for name in singles:
         objective = objective + torch.where(useful[name], alone[name], 0) - coordination * apart[name]
-    bound = sum(joint.values(), -prior.kl)
-    return Terms(objective, bound, joint, prior.kl, apart, **diagnostics(model, encoded, q, singles), others=others)
+    bound = sum(joint.values(), -kl)
+    return Terms(objective, bound, joint, kl, apart, **diagnostics(model, encoded, q, singles), others=others)
 
 
 @register

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmseqvae.estimates import effective_draws
-from mmseqvae.gaussian import Gaussian, parts
+from mmseqvae.gaussian import Gaussian, Posterior, parts
 from mmseqvae.model import Batch, MultimodalVAE
 from mmseqvae.objectives.terms import Terms, Weights, check_weights, diagnostics, rate, register, weighted
 
@@ -98,15 +98,33 @@ def importance(
     log_shares, laws = parts(q)
     z = laws.rsample(draws).transpose(0, 1)  # [S, K, B, D]
     scores = model.log_likelihood(z, batch)
-    log_p, log_q = model.training_prior.log_prob(z), (q.detach() if gradient == "dreg" else q).log_prob(z)
-    log_weights = weighted(scores, weights) + beta * (log_p - log_q)
-    objective = combine(log_weights, log_shares, tight, z if gradient == "dreg" else None)
-    shares = log_shares.exp()
-    reconstruction = {name: over_parts(score, shares) for name, score in scores.items()}
-    kl = rate(q, model.training_prior, z).kl if isinstance(q, Gaussian) else over_parts(log_q - log_p, shares)
-    others = {"effective_draws": effective_draws((log_shares[:, None] + log_weights).flatten(0, 1).detach())}
+    objective, kl, others = several_draws(model, q, z, scores, weights, beta, gradient, tight)
+    reconstruction = {name: over_parts(score, log_shares.exp()) for name, score in scores.items()}
     bound = sum(reconstruction.values(), -kl)
     return Terms(objective, bound, reconstruction, kl, **diagnostics(model, encoded, q), others=others)
+
+
+def several_draws(
+    model: MultimodalVAE,
+    q: Posterior,
+    z: Tensor,
+    scores: dict[str, Tensor],
+    weights: Weights,
+    beta: float,
+    gradient: str = "dreg",
+    tight: bool = True,
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """The bound of `importance` from draws z [S, K, B, D] of q's S parts and {modality: log p(x_m | z) [S, K, B]}.
+
+    Returns the bound [B], KL(q || prior) [B], and what else `Terms` tells.
+    """
+    log_shares, _ = parts(q)
+    log_p, log_q = model.training_prior.log_prob(z), (q.detach() if gradient == "dreg" else q).log_prob(z)
+    log_weights = weighted(scores, weights) + beta * (log_p - log_q)
+    bound = combine(log_weights, log_shares, tight, z if gradient == "dreg" else None)
+    gaussian = isinstance(q, Gaussian)
+    kl = rate(q, model.training_prior, z).kl if gaussian else over_parts(log_q - log_p, log_shares.exp())
+    return bound, kl, {"effective_draws": effective_draws((log_shares[:, None] + log_weights).flatten(0, 1).detach())}
 
 
 def check_importance(gradient: str, draws: int, free_bits: float, free_bits_item: float) -> None:
