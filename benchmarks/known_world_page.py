@@ -100,10 +100,11 @@ SHARES = [
 ]
 
 
-def page(speakers: int, truth: Mapping[str, float], records: Mapping[str, Record], command: str) -> str:
-    """The tables as Markdown, and under them what they were measured with."""
+def page(speakers: int, truth: Mapping[str, float], records: Mapping[str, Record], command: str, bold: str = "") -> str:
+    """The tables as Markdown, the row named `bold` in bold, and under them what they were measured with."""
     first = next(iter(records.values()))
     run = first["run"]
+    named = {f"**{name}**" if name == bold else name: record for name, record in records.items()}
     real = first["figures"]["real pairs coherent"]
     voices = "v ~ N(0, I)" if speakers == 1 else f"a crowd of {speakers} speakers"
     effective = [
@@ -129,7 +130,7 @@ def page(speakers: int, truth: Mapping[str, float], records: Mapping[str, Record
             "",
             "## Nats lost, 0 is the truth",
             "",
-            *table(NATS, records, {}),
+            *table(NATS, named, {}),
             "",
             "Own: what decoders and prior know of the conditional. Written: the law that `generate` draws from, as",
             "likelihood of real items; it differs from its own where q(z given t) is not the model's posterior. Of",
@@ -141,7 +142,7 @@ def page(speakers: int, truth: Mapping[str, float], records: Mapping[str, Record
             "",
             "## Shares, spreads and ranks",
             "",
-            *table(SHARES, records, {"t to a": real, "a to t": real, "pairs, N(0, I)": real, "diversity": 1.0}),
+            *table(SHARES, named, {"t to a": real, "a to t": real, "pairs, N(0, I)": real, "diversity": 1.0}),
             "",
             "Coherent: both halves are of one word, by the exact posterior of the word. Diversity: variance of",
             "E[v given a] over that of real audio of the word, right words only. Ranks: KL in nats from flat ranks to",

@@ -49,7 +49,13 @@ PRIVATE = {"model.latent": 16, "model.private": 16}
 # Flexible q(z | x_m), fitted after the training of the row without.
 AFTER_MIXTURE, AFTER_FLOW = {"training.conditionals": "mixture"}, {"training.conditionals": "flow"}
 
-C = 0.3  # the coordination that is the library's default
+TIED = {"coordination": 0.03, "draws": 2}  # options of `coordinated` that are the library's defaults
+
+
+def tied(fusion: str = "poe", prior: str = "standard", **options: Any) -> dict[str, Any]:
+    """`coordinated` with the library's options but for those that are named."""
+    return row("coordinated", fusion, prior, **TIED | options)
+
 
 ROWS: dict[str, dict[str, Any]] = {
     "elbo": row("elbo"),
@@ -66,27 +72,31 @@ ROWS: dict[str, dict[str, Any]] = {
     "telbo": row("telbo", "joint"),
     "jnf": row("elbo", "joint") | AFTER_FLOW,
     "cvae": row("cvae", "joint"),
-    "crmvae": row("coordinated", tokens=0.0, own=1.0, coordination=1.0),
+    "crmvae": tied(tokens=0.0, own=1.0, coordination=1.0, draws=1),
     "dmvae": row("dmvae") | PRIVATE,
     "mmvae-plus": row("mmvae_plus", "moe") | PRIVATE,
-    "coordinated": row("coordinated", coordination=C),
-    "coordinated-1": row("coordinated", coordination=1.0),
-    "coordinated-cross": row("coordinated", coordination=C, cross=0.1),
-    "coordinated-detached": row("coordinated", coordination=C, detach=True),
-    "coordinated-generalised": row("coordinated", "generalised-poe", coordination=C),
-    "coordinated-attention": row("coordinated", "attention", coordination=C),
-    "coordinated-joint": row("coordinated", "joint", coordination=C),
-    "coordinated-private": row("coordinated", coordination=C) | PRIVATE,
-    "coordinated-after-mixture": row("coordinated", coordination=C) | AFTER_MIXTURE,
-    "coordinated-after-flow": row("coordinated", coordination=C) | AFTER_FLOW,
-    "vamp-50": row("coordinated", prior="vamp-50", coordination=C),
-    "mixture-100": row("coordinated", prior="mixture-100", coordination=C),
-    "default": row("coordinated", prior="mixture-100", coordination=C) | AFTER_MIXTURE,
-    "mixture-100-after-flow": row("coordinated", prior="mixture-100", coordination=C) | AFTER_FLOW,
-    "mixture-100-1-after-mixture": row("coordinated", prior="mixture-100", coordination=1.0) | AFTER_MIXTURE,
-    "mixture-40-after-mixture": row("coordinated", prior="mixture-40", coordination=C) | AFTER_MIXTURE,
-    "mixture-100-joint-after-mixture": row("coordinated", "joint", "mixture-100", coordination=C) | AFTER_MIXTURE,
+    "coordinated": tied(),
+    "coordinated-0.3": tied(coordination=0.3),
+    "coordinated-1": tied(coordination=1.0),
+    "coordinated-one-draw": tied(draws=1),
+    "coordinated-cross": tied(cross=0.1),
+    "coordinated-detached": tied(detach=True),
+    "coordinated-generalised": tied("generalised-poe"),
+    "coordinated-attention": tied("attention"),
+    "coordinated-joint": tied("joint"),
+    "coordinated-private": tied() | PRIVATE,
+    "coordinated-after-mixture": tied() | AFTER_MIXTURE,
+    "coordinated-after-flow": tied() | AFTER_FLOW,
+    "vamp-50": tied(prior="vamp-50"),
+    "mixture-100": tied(prior="mixture-100"),
+    "default": tied(prior="mixture-100") | AFTER_MIXTURE,
+    "default-one-draw": tied(prior="mixture-100", draws=1) | AFTER_MIXTURE,
+    "default-0.3-one-draw": tied(prior="mixture-100", coordination=0.3, draws=1) | AFTER_MIXTURE,
+    "mixture-100-after-flow": tied(prior="mixture-100") | AFTER_FLOW,
+    "mixture-40-after-mixture": tied(prior="mixture-40") | AFTER_MIXTURE,
+    "mixture-100-joint-after-mixture": tied("joint", "mixture-100") | AFTER_MIXTURE,
     "mvtcae-mixture-100-after-mixture": row("mvtcae", "poe-without-base", "mixture-100") | AFTER_MIXTURE,
+    "importance-mixture-100-after-mixture": row("importance", "poe", "mixture-100", draws=2) | AFTER_MIXTURE,
     "mmvae-dreg-mixture-100": row("importance", "moe", "mixture-100", draws=4),
 }
 

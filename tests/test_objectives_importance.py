@@ -152,11 +152,6 @@ def test_coordinated_draws_without_coordination_are_the_importance_bound(fusion)
     torch.testing.assert_close(*found)
 
 
-def test_several_coordinated_draws_have_no_free_bits() -> None:
-    with pytest.raises(ValueError, match="free_bits"):
-        coordinated(build(), batch(), draws=2, free_bits=0.1)
-
-
 def three_experts() -> tuple[MultimodalVAE, dict[str, Sequence]]:
     """Experts (1, 2), (-1, 0.5), (0.5, 1) whatever they read."""
     laws = {"a": (1, 2), "b": (-1, 0.5), "c": (0.5, 1)}

@@ -24,12 +24,12 @@ def coordinated(
     free_bits: float = 0.0,
     free_bits_item: float = 0.0,
     weights: Weights = None,
-    coordination: float = 0.3,
+    coordination: float = 0.03,
     tokens: float = 1.0,
     own: float = 0.0,
     cross: float = 0.0,
     detach: bool = False,
-    draws: int = 1,
+    draws: int = 2,
 ) -> Terms:
     """The joint bound, with every single-modality posterior coordinated with the joint one. The default.
 
@@ -47,9 +47,9 @@ def coordinated(
     `importance` with doubly reparameterised gradients, which asks less of the posterior's mould and so gives up less
     likelihood. Not a bound, except that its first line is one under the conditions of `elbo`, which is reported beside
     it. Raises ValueError for free bits with several draws, which have no KL of their own.
-    With tokens 0, own 1 and coordination 1 it is CRMVAE (Suzuki & Matsuo 2023) but for that paper's common factor
-    1 / (M + 1). The default c is small because a Gaussian q(z | x_m) is a poor mould: what it cannot hold, the joint
-    posterior should not give up; `mmseqvae.conditionals` fits what can (docs/sharing.md).
+    With tokens 0, own 1, coordination 1 and draws 1 it is CRMVAE (Suzuki & Matsuo 2023) but for that paper's common
+    factor 1 / (M + 1). The default c is small because a Gaussian q(z | x_m) is a poor mould: what it cannot hold, the
+    joint posterior should not give up; `mmseqvae.conditionals` fits what can (docs/sharing.md).
     """
     check_weights(model, weights)
     encoded = model.encode(batch)
@@ -113,7 +113,7 @@ def jmvae(
     """
     return coordinated(
         model, batch, beta=beta, free_bits=free_bits, free_bits_item=free_bits_item, weights=weights,
-        coordination=alpha, tokens=0.0,
+        coordination=alpha, tokens=0.0, draws=1,
     )  # fmt: skip
 
 

@@ -134,7 +134,10 @@ def check_importance(gradient: str, draws: int, free_bits: float, free_bits_item
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
     if free_bits > 0 or free_bits_item > 0:
-        raise ValueError("an importance-weighted bound has no KL of its own: free_bits and free_bits_item must be 0")
+        raise ValueError(
+            "an importance-weighted bound has no KL of its own: free_bits and free_bits_item must be 0, "
+            "or draws of `coordinated` 1"
+        )
 
 
 def over_parts(values: Tensor, shares: Tensor) -> Tensor:
