@@ -32,6 +32,7 @@ def main(
     channels: int = 80,
     kind: str = "gru",
     repeats: int = 7,
+    models: int = 3,
     results: Path = RESULTS,
     seed: int = 0,
 ) -> None:
@@ -44,6 +45,7 @@ def main(
         channels: of the input.
         kind: tanh, gru or lstm.
         repeats: passes of each way, after one that does not count.
+        models: trained as one, with an axis of models in the products of a step; is that faster than one by one?
         results: folder for the table.
         seed: of lengths and values.
     """
@@ -91,6 +93,34 @@ def main(
                     f"| {now['padded']:.1f} | {now['ours']:.1f} | {now['ours'] / now['padded']:.2f} "
                     f"| {now['ours'] / now['packed']:.2f} |"
                 )
+    add(
+        "",
+        f"Products of a step of {models} models, float32:",
+        "",
+        "| batch | hidden | one by one, ms | batched, ms | batched / one by one |",
+        "|---|---|---|---|---|",
+    )
+    for rows, units in ((batch, hidden), (batch, hidden // 2), (max(1, batch // 4), hidden // 2)):
+        alone, batched = products(rows, units, models, repeats)
+        add(f"| {rows} | {units} | {alone:.1f} | {batched:.1f} | {batched / alone:.2f} |")
+
+
+def products(batch: int, hidden: int, models: int, repeats: int) -> tuple[float, float]:
+    """Milliseconds of 100 steps' products of the state: of `models` models one by one, and batched over the models."""
+    state, weight = torch.randn(models, batch, hidden), torch.randn(models, hidden, 3 * hidden)
+    out = torch.empty(models, batch, 3 * hidden)
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(repeats + 1):
+        started = time.process_time()
+        for model in range(models):
+            for _ in range(100):
+                torch.mm(state[model], weight[model], out=out[model])
+        times[0].append(1000 * (time.process_time() - started))
+        started = time.process_time()
+        for _ in range(100):
+            torch.bmm(state, weight, out=out)
+        times[1].append(1000 * (time.process_time() - started))
+    return median(times[0][1:]), median(times[1][1:])
 
 
 def milliseconds(way: Way, x: Tensor, lengths: Tensor, low: bool) -> float:

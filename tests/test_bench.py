@@ -20,6 +20,7 @@ def test_one_page_of_all_that_was_run(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "\n## A recurrent layer\n" in page
     assert "seed 3" in page
     assert "| 2 to 6 | float32 |" in page
+    assert "| 3 | 4 | " in page
     assert "| 5 to 6 | float32 |" in page
     assert [file.name for file in tmp_path.iterdir()] == ["bench.md"]
 
