@@ -34,6 +34,7 @@ ORDER = [
     "decoders",
     "modalities",
     "estimates",
+    "forecast",
     "model",
     "objectives.terms",
     "objectives.bounds",
