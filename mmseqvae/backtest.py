@@ -40,6 +40,20 @@ def scores(draws: Draws, truth: Tensor, where: Tensor, clean: Tensor | None = No
     }
 
 
+def pooled(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of several modalities or batches as one, each weighing as many steps as it has."""
+    rows = [row for row in rows if row["steps"]]
+    total = sum(row["steps"] for row in rows)
+
+    def mean(values: list[Any]) -> Any:
+        if isinstance(values[0], dict):
+            return {key: mean([value[key] for value in values]) for key in values[0]}
+        return sum(value * row["steps"] for value, row in zip(values, rows, strict=True)) / total
+
+    names = [name for name in (rows[0] if rows else ()) if name != "steps"]
+    return {"steps": total, **{name: mean([row[name] for row in rows]) for name in names}}
+
+
 def mean_squared_error(guess: Tensor, truth: Tensor, where: Tensor) -> float:
     """Over the steps `where` [B, T] and all channels of [B, T, C]."""
     return float((guess - truth)[where].double().square().mean())

@@ -109,7 +109,7 @@ class Trained:
         ValueError for names that are neither and TypeError for an item of the wrong type.
         """
         self.model.eval()
-        batch, read = self._encoded([given]), [name for name in given if name not in self.model.covariates]
+        batch, read = self.encode([given]), [name for name in given if name not in self.model.covariates]
         made = self.model.generate(batch, _names(want), read, samples, decode, self._generator(seed))
         return decode_items(self.front_ends, made)
 
@@ -129,7 +129,7 @@ class Trained:
         foreign = sorted(covariates.keys() - self.model.covariates.keys())
         if foreign:
             raise ValueError(f"{foreign} are no covariates of this model; it has {list(self.model.covariates)}")
-        known = self._encoded(n * [covariates]) if covariates else None
+        known = self.encode(n * [covariates]) if covariates else None
         made = self.model.sample(n, _names(want), decode=decode, generator=self._generator(seed), covariates=known)
         return decode_items(self.front_ends, made)
 
@@ -148,7 +148,7 @@ class Trained:
         """
         self.model.eval()
         made = self.model.interpolate(
-            self._encoded([a]), self._encoded([b]), steps, _names(want), decode, self._generator(seed)
+            self.encode([a]), self.encode([b]), steps, _names(want), decode, self._generator(seed)
         )
         return decode_items(self.front_ends, made)
 
@@ -166,14 +166,24 @@ class Trained:
         A wanted text is a prefix, so its end is taken off; draws of tokens are numbers, to be decoded by the front end.
         The rest as `MultimodalVAE.forecast`.
         """
+        return self.forecast_batch(self.encode(items), steps, samples, want, proposals, self._generator(seed))
+
+    def forecast_batch(
+        self,
+        batch: Mapping[str, Sequence],
+        steps: int,
+        samples: int = 100,
+        want: str | Iterable[str] | None = None,
+        proposals: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Draws]:
+        """`forecast` of a batch as a data set gives it."""
         self.model.eval()
-        batch = self._encoded(items)
-        for name in _names(want) or []:
-            if isinstance(self.front_ends.get(name), Tokenizer):
-                batch[name] = Sequence(batch[name].values, (batch[name].lengths - 1).clamp(min=0))
         given = [name for name in self.model.readable if bool(batch[name].present.any())]
-        named = _names(want) or [name for name in given if isinstance(self.front_ends[name], FrameFrontEnd)]
-        made = self.model.forecast(batch, steps, samples, named, given, None, proposals, self._generator(seed))
+        names = _names(want) or [name for name in given if isinstance(self.front_ends[name], FrameFrontEnd)]
+        texts = [name for name in names if isinstance(self.front_ends.get(name), Tokenizer)]
+        cut = {n: Sequence(batch[n].values, (batch[n].lengths - 1).clamp(min=0), batch[n].observed) for n in texts}
+        made = self.model.forecast({**batch, **cut}, steps, samples, names or None, given, None, proposals, generator)
         return {name: self._in_own_units(name, draws) for name, draws in made.items()}
 
     def fill(
@@ -189,7 +199,7 @@ class Trained:
         The rest as `MultimodalVAE.fill`.
         """
         self.model.eval()
-        batch = self._encoded(items)
+        batch = self.encode(items)
         given = [name for name in self.model.readable if bool(batch[name].present.any())]
         named = _names(want) or [name for name, x in batch.items() if x.values.is_floating_point() and x.steps]
         made = self.model.fill(batch, samples, named, given, None, proposals, self._generator(seed))
@@ -208,9 +218,10 @@ class Trained:
         Covariates change none: they condition what is written, not what is read.
         """
         self.model.eval()
-        return self.model.posterior(self._encoded([given] if items is None else items)).mean.cpu().numpy()
+        return self.model.posterior(self.encode([given] if items is None else items)).mean.cpu().numpy()
 
-    def _encoded(self, items: Iterable[Mapping[str, Any]]) -> dict[str, Sequence]:
+    def encode(self, items: Iterable[Mapping[str, Any]]) -> dict[str, Sequence]:
+        """Items in user units, such as [{"text": "one"}], as a batch where the model is; see `encode_items`."""
         return to_device(encode_items(self.front_ends, items), self.model.device)
 
     def _generator(self, seed: int | None) -> torch.Generator | None:

@@ -128,11 +128,13 @@ def write_series(folder: Path, series: dict[str, np.ndarray], splits: list[str])
 # ------------------------------------------------------------------------------------ model, training, evaluation
 
 MODEL = ModelConfig(
-    latent=16, reduction=4, frame_encoder=64, frame_inputs=32, frame_decoder=128, prior_components=20, input_dropout=0.3,
-    input_noise=0.1,
+    latent=16, prior_components=20, frame_encoder=64, frame_inputs=32, frame_decoder=128, reduction=4,
+    input_dropout=0.5, input_noise=0.1,
 )  # fmt: skip
-OBJECTIVE = ObjectiveConfig()
-TRAINING = TrainingConfig(epochs=200, batch_size=50, gaps=0.7, components=20, conditionals="none")
+OBJECTIVE = ObjectiveConfig(beta_warm_up=200)
+TRAINING = TrainingConfig(
+    epochs=150, batch_size=100, learning_rate=4e-3, warm_up=50, gaps=0.7, components=20, conditionals="none", ema=0.99
+)
 
 
 def main(
@@ -234,38 +236,38 @@ def measure(
 
     from mmseqvae import backtest
     from mmseqvae.evaluation import destandardised
+    from mmseqvae.frames import FrontEnd
 
     dataset, model = corpus.datasets[split], trained.model
     batch = dataset.__getitems__(range(len(dataset)))
-    generator = torch.Generator().manual_seed(seed)
-    plain = {name: destandardised(trained.front_ends[name], x) for name, x in batch.items()}
-    truth = {name: plain[name].filled() for name in plain}
-    ideal = None if clean is None else _clean(clean, dataset, truth)
-    found: dict[str, Any] = {"reconstruction": _pooled([
-        backtest.scores(draws, truth[name], batch[name].mask, ideal and ideal[name])
-        for name, draws in _reconstructed(trained, batch, samples, seed).items()
+    ends = {name: end for name, end in trained.front_ends.items() if isinstance(end, FrontEnd)}
+    plain = {name: destandardised(ends[name], x) for name, x in batch.items()}
+    truth = {name: x.filled() for name, x in plain.items()}
+    ideal = truth if clean is None else _clean(clean, dataset, truth)
+
+    def own(name: str, draws: Draws) -> Draws:
+        return replace(draws, samples=ends[name].destandardise(draws.samples))
+
+    again = _reconstructed(trained, batch, samples, seed)
+    found: dict[str, Any] = {"reconstruction": backtest.pooled([
+        backtest.scores(own(name, draws), truth[name], batch[name].mask, ideal[name]) for name, draws in again.items()
     ])}  # fmt: skip
-    for task, hidden in tasks(batch, generator).items():
+    for task, hidden in tasks(batch, torch.Generator().manual_seed(seed)).items():
         shown = {name: x.hiding(hidden[name]) if name in hidden else x for name, x in batch.items()}
         made = model.fill(shown, samples, list(hidden), proposals=proposals, generator=model.generator(seed))
-        rows, others = [], {"last value": [], "straight line": []}  # type: ignore[var-annotated]
+        rows = []
         for name, draws in made.items():
-            where = hidden[name] & batch[name].mask
-            law = replace(draws, samples=trained.front_ends[name].destandardise(draws.samples))
-            target = truth[name] if ideal is None else ideal[name]
-            rows.append(backtest.scores(law, truth[name], where, target))
+            where, law = hidden[name] & batch[name].mask, own(name, draws)
             known = replace(plain[name], observed=shown[name].mask)
-            for other, guess in (("last value", backtest.last_value), ("straight line", backtest.straight_line)):
-                others[other].append(
-                    {"steps": int(where.sum()), "mse": backtest.mean_squared_error(guess(known), target, where)}
-                )
+            guesses = {"last value": backtest.last_value(known), "straight line": backtest.straight_line(known)}
+            others = {n: backtest.mean_squared_error(guess, ideal[name], where) for n, guess in guesses.items()}
+            rows.append({**backtest.scores(law, truth[name], where, ideal[name]), "baselines": others})
             if task == "forward":
                 picture(law, truth[name], shown[name], out / "pictures" / f"forecast-{name}.png")
                 with replacing(out / "samples" / f"forecast-{name}.npy") as part:
                     np.save(part, law.quantiles([0.1, 0.5, 0.9]).numpy())
-        found[task] = {**_pooled(rows), "baselines": {name: _pooled(each)["mse"] for name, each in others.items()},
-                       "effective proposals": float(made[next(iter(made))].effective.mean())
-                       if proposals > 1 else None}  # fmt: skip
+        spoke = [draws.effective for draws in made.values() if draws.effective is not None]
+        found[task] = {**backtest.pooled(rows), "effective": float(spoke[0].mean()) if spoke else None}
     return found
 
 
@@ -290,23 +292,7 @@ def _reconstructed(trained: Trained, batch: dict[str, Sequence], samples: int, s
             for name, x in batch.items():
                 decoder = trained.model.modalities.decoder(name)
                 made[name].append(decoder.complete(z, x.hiding(x.valid), LAW, generator))  # type: ignore[arg-type]
-    return {name: Draws(trained.front_ends[name].destandardise(torch.stack(pieces))) for name, pieces in made.items()}
-
-
-def _pooled(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of several modalities as one, each weighing as many steps as it has."""
-    rows = [row for row in rows if row["steps"]]
-    total = sum(row["steps"] for row in rows)
-
-    def mean(values: list[Any]) -> Any:
-        if isinstance(values[0], dict):
-            return {key: mean([value[key] for value in values]) for key in values[0]}
-        return sum(value * row["steps"] for value, row in zip(values, rows, strict=True)) / total
-
-    return {
-        "steps": total,
-        **{key: mean([row[key] for row in rows]) for key in (rows[0] if rows else ()) if key != "steps"},
-    }
+    return {name: Draws(torch.stack(pieces)) for name, pieces in made.items()}
 
 
 def picture(draws: Draws, truth: Tensor, shown: Sequence, path: Path) -> None:

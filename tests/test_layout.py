@@ -72,7 +72,9 @@ ORDER = [
     "runs",
     "report",
     "recipe",
+    "classification",
     "arguments",
+    "cli_tasks",
     "cli",
     "__main__",
 ]
