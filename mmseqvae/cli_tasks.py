@@ -141,7 +141,10 @@ def classify(
     names = given or [name for name in trained.model.readable if name != label]
     if label in names:
         raise ValueError(f"--given {label} is what is to be told: leave it out")
-    fitted, figures, rows = classified(trained, corpus, column_of(corpus, label), names, split, saved, seed)
+    known = column_of(corpus, label)
+    if not known and saved is None:
+        raise ValueError(f"{manifest}: nothing is labelled in the column {label!r}: name another by --label")
+    fitted, figures, rows = classified(trained, corpus, known, names, split, saved, seed)
     fitted.save(out / "probe.json")
     with replacing(out / "predictions.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([("id", "label", "predicted", "probability"), *rows])
