@@ -4,7 +4,7 @@
     python -m recipes.chorales --data-dir DIR        # DIR/jsb-chorales-quarter.json that you have
     python -m recipes.chorales --source made         # cadences made here, in the same layout
 
-The JSON holds the splits train, valid and test (Allan & Williams 2005, as used since Boulanger-Lewandowski et al. 2012):
+The JSON holds the splits train, valid and test (Allan & Williams 2005; Boulanger-Lewandowski et al. 2012):
 a chorale is a list of steps, a step the list of its MIDI pitches. The usual pickle of the same data is never read. No
 digest is published, so the first download's is written beside it, unverified, and holds from then on.
 """
@@ -60,7 +60,7 @@ def fetched(folder: Path, data_dir: Path | None = None) -> Path:
 
 
 def made(seed: int, number: int = 300, longest: int = 48) -> dict[str, list[Chorale]]:
-    """Cadences in four parts: chords of a key, each held for one to four steps, the upper parts close to the last chord."""
+    """Cadences in four parts: chords of a key, held for one to four steps each, the upper parts close to the last."""
     random = np.random.default_rng(seed)
     follow = {0: (3, 4, 5), 3: (0, 4, 1), 4: (0, 5), 5: (3, 1), 1: (4,)}  # degrees: I IV V vi ii
     scale = np.array([0, 2, 4, 5, 7, 9, 11])

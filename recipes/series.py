@@ -67,7 +67,7 @@ def prepare_spirals(folder: Path, seed: int = 0, missing: float = 0.0, holdout: 
     hole[TRAIN:] = False
     hole[:, 0] = False  # something is left of each
     series = {name: np.where(hole, np.nan, noisy)[..., [axis]] for axis, name in enumerate("xy")}
-    splits = ["test" if i >= TRAIN else "valid" if holdout and i >= TRAIN - 100 else "train" for i in range(SPIRALS)]
+    splits = ["test" if i >= TRAIN else "valid" if holdout and i >= TRAIN * 5 // 6 else "train" for i in range(SPIRALS)]
     return write_series(folder / f"spirals-{seed}-{missing}", series, splits)
 
 
