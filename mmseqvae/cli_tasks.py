@@ -198,7 +198,9 @@ class Backtest:
 
 
 def _header(trained: Trained, name: str, levels: list[float]) -> list[str]:
-    if trained.model.modalities.decoder(name).__class__.__name__ == "TokenDecoder":
+    from mmseqvae.text import Tokenizer
+
+    if isinstance(trained.front_ends[name], Tokenizer):
         return ["id", "sample", name]
     return ["id", "step", "channel", "mean", *(f"q{level:g}" for level in levels)]
 

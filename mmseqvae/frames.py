@@ -34,10 +34,12 @@ class Standard:
         count, mean, scatter = 0, np.zeros(0), np.zeros(0)
         for clip in clips:
             frames = np.asarray(clip, np.float64)
-            frames = frames[~np.isnan(frames).any(1)]  # a frame of NaN is a hole
+            clip_mean = frames.mean(0) if len(frames) else np.zeros(0)
+            if np.isnan(clip_mean).any():  # frames of NaN are holes
+                frames = frames[~np.isnan(frames).any(1)]
+                clip_mean = frames.mean(0) if len(frames) else clip_mean
             if not len(frames):
                 continue
-            clip_mean = frames.mean(0)
             clip_scatter = np.square(frames - clip_mean).sum(0)
             if not count:
                 count, mean, scatter = len(frames), clip_mean, clip_scatter

@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,7 +80,7 @@ def prepare_folder(folder: Path, data_dir: Path) -> Path:
     return _write(folder / f"frames-{data_dir.resolve().name}.csv", table)
 
 
-def _write(manifest: Path, table: list[tuple[str, ...]]) -> Path:
+def _write(manifest: Path, table: Iterable[tuple[str, ...]]) -> Path:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(table)
     write_text(manifest, text.getvalue())

@@ -79,7 +79,7 @@ def seeded() -> torch.Generator:
 
 def test_the_posterior_of_a_prefix_is_exact() -> None:
     found = state_space(PathEncoder()).log_prob(prefix(2), draws=3)
-    torch.testing.assert_close(found, torch.full((2,), LOG_P).double(), atol=1e-12, rtol=0)
+    torch.testing.assert_close(found, torch.full((2,), LOG_P, dtype=torch.float64), atol=1e-12, rtol=0)
 
 
 def test_the_forecast_is_the_kalman_filters(monkeypatch: pytest.MonkeyPatch) -> None:
