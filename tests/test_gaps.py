@@ -1,12 +1,19 @@
 """Parts hidden in training: what is hidden, what is left, and that nobody reads or scores it."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from exact import ppca, ppca_batch
 
+from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
+from mmseqvae.data import prepare
 from mmseqvae.gaps import hidden_part, with_gaps
 from mmseqvae.objectives import elbo
+from mmseqvae.pretrained import build
 from mmseqvae.sequence import Sequence, step_mask
+from mmseqvae.training import Training, fit
 
 
 def test_every_kind_of_part_has_its_share() -> None:
@@ -79,3 +86,51 @@ def test_frames_of_nan_are_holes() -> None:
     values[0, 1] = torch.nan
     values[1, 2] = torch.nan  # in the padding
     assert whole.without_nans().mask.tolist() == [[True, False, True], [True, True, False]]
+
+
+# ------------------------------------------------------------------------------------------------- from data to model
+
+
+def pulses(values: float = 1.0) -> list[dict[str, object]]:
+    """Ten items, the first with a hole at step 2."""
+    random = np.random.default_rng(0)
+    made = [values * random.integers(0, 2, (6, 2)).astype(float) for _ in range(10)]
+    made[0][2] = np.nan
+    return [{"id": str(i), "pulse": pulse, "split": "train"} for i, pulse in enumerate(made)]
+
+
+def test_holes_go_from_arrays_to_batches(tmp_path: Path) -> None:
+    dataset = prepare(pulses(3.0), frames=["pulse"], cache_dir=tmp_path).datasets["train"]
+    assert dataset.__getitems__([1, 0])["pulse"].mask.tolist() == [6 * [True], [True, True, False, True, True, True]]
+    assert dataset.__getitems__([1, 2])["pulse"].observed is None
+
+
+def test_bernoulli_frames_are_of_0_and_1(tmp_path: Path) -> None:
+    config = ModelConfig(likelihood="bernoulli", latent=2, frame_encoder=3, frame_decoder=3, frame_inputs=3)
+    binary = prepare(pulses(), frames=["pulse"], cache_dir=tmp_path)
+    model = build(binary.front_ends, {"pulse": 6}, config)
+    assert model.log_prob(binary.datasets["train"].__getitems__([0, 1]), draws=1).max() < 0  # of counts, not densities
+    with pytest.raises(
+        ValueError, match="bernoulli is a likelihood of frames of 0 and 1, which those of pulse are not"
+    ):
+        build(prepare(pulses(3.0), frames=["pulse"], cache_dir=tmp_path).front_ends, {"pulse": 6}, config)
+
+
+def test_training_hides_what_it_is_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of training sees fewer steps, one of validation all."""
+    corpus = prepare(pulses(3.0), frames=["pulse"], cache_dir=tmp_path)
+    batch = corpus.datasets["train"].__getitems__(range(10))
+    config = ModelConfig(latent=2, frame_encoder=3, frame_decoder=3, frame_inputs=3, prior="standard")
+    module = Training(
+        build(corpus.front_ends, {"pulse": 6}, config), ObjectiveConfig("elbo"), TrainingConfig(gaps=1.0), {}, 1
+    )
+    seen: list[int] = []
+    whole = module.terms
+    monkeypatch.setattr(module, "report", lambda stage, terms: None)
+    monkeypatch.setattr(module, "terms", lambda x: seen.append(int(x["pulse"].mask.sum())) or whole(x))
+    module.training_step(batch, 0)
+    module.validation_step(batch, 0)
+    assert seen[0] < 0.8 * seen[1]
+    assert seen[1] == int(batch["pulse"].mask.sum())
+    with pytest.raises(ValueError, match=r"between 0 and 1, got 1\.5"):
+        fit(corpus, tmp_path / "run", training=TrainingConfig(gaps=1.5))
