@@ -166,7 +166,7 @@ def speech_ways(reduction: int, frames: int) -> dict[str, Way]:
     start = {"audio": FrameSampling(max_steps=reduction)}
 
     def frames_of(decode: dict[str, FrameSampling] | None) -> object:
-        batch = trained._encoded([{"text": WORDS[7]}])
+        batch = trained.encode([{"text": WORDS[7]}])
         return trained.model.generate(batch, ["audio"], ["text"], decode=decode)
 
     return {

@@ -31,6 +31,9 @@ _HOME = {
     "fit": "training",
     "Trained": "pretrained",
     "load": "pretrained",
+    "Draws": "forecast",
+    "Probe": "classification",
+    "fit_probe": "classification",
 }
 __all__ = sorted(_HOME)
 

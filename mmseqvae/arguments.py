@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, auto_cli
@@ -107,3 +109,25 @@ def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)
+
+
+def pairs(words: list[str], option: str, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """NAME=VALUE words of an option, beside what is `known`. Raises ValueError where malformed or given twice."""
+    found = dict(known or {})
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise ValueError(f"{option} {word}: NAME=VALUE is needed")
+        if name in found:
+            raise ValueError(f"{name} is given twice")
+        found[name] = value
+    return found
+
+
+def refuse_file(out: Path) -> None:
+    """A folder can be made here, which is better known before hours of training than after."""
+    nearest = next(path for path in (out, *out.parents) if path.exists())
+    if not nearest.is_dir():
+        raise NotADirectoryError(f"--out {out}: {nearest} is a file")
+    if not os.access(nearest, os.W_OK):
+        raise PermissionError(f"--out {out}: {nearest} may not be written to")

@@ -1,16 +1,17 @@
-"""The commands train, generate, evaluate and embed. Nothing heavy is imported before one of them runs."""
+"""The commands train, generate, evaluate and embed; `cli_tasks.py` has others. Nothing heavy is imported at once."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from mmseqvae.arguments import pairs, refuse_file
 from mmseqvae.arguments import run as run
+from mmseqvae.cli_tasks import classify, forecast
 from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TextConfig, TrainingConfig
 from mmseqvae.files import replacing, write_json
 from mmseqvae.sampling import FrameSampling, Sampling, TokenSampling
@@ -27,7 +28,8 @@ AUDIO, TEXT, MODEL, OBJECTIVE, TRAINING = (
 
 def main(args: list[str] | None = None) -> None:
     """The command `mmseqvae`."""
-    run({"train": train, "generate": generate, "evaluate": evaluate, "embed": embed}, args, "mmseqvae")
+    commands = {"train": train, "generate": generate, "evaluate": evaluate, "embed": embed}
+    run({**commands, "forecast": forecast, "classify": classify}, args, "mmseqvae")
 
 
 # ------------------------------------------------------------------------------------------------------ commands
@@ -69,7 +71,7 @@ def train(
         training: how long and how fast.
     """
     out = out or Path("runs") / Path(manifest.resolve().name.removesuffix(".gz")).stem
-    _refuse_file(out)
+    refuse_file(out)
     if seed is not None:
         training = replace(training, seed=seed)
     from mmseqvae.data import prepare
@@ -128,7 +130,7 @@ def generate(
         top_p: draw tokens from the likeliest that have this share of the probability together.
         seed: of everything random.
     """
-    item, known = _given(text, audio, given or []), _pairs(covariates or [], "--covariates")
+    item, known = _given(text, audio, given or []), pairs(covariates or [], "--covariates")
     ways = {
         "--text, --audio or --given": bool(item),
         "--sample": sample is not None,
@@ -147,7 +149,7 @@ def generate(
         if Path(end).suffix.lower() in SOUNDS and not Path(end).is_file():
             raise FileNotFoundError(f"--interpolate {end}: there is no such file")
     out = out or run / "generated"
-    _refuse_file(out)
+    refuse_file(out)
     token_settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     tokens = TokenSampling(**{name: value for name, value in token_settings.items() if value is not None})  # type: ignore[arg-type]
     frames = FrameSampling() if noise is None else FrameSampling(noise)
@@ -275,26 +277,4 @@ def _given(text: str, audio: Path | None, others: list[str]) -> dict[str, str]:
         if not audio.is_file():
             raise FileNotFoundError(f"--audio {audio}: there is no such file")
         shown["audio"] = str(audio)
-    return _pairs(others, "--given", shown)
-
-
-def _pairs(words: list[str], option: str, known: Mapping[str, str] | None = None) -> dict[str, str]:
-    """NAME=VALUE words of an option, beside what is `known`. Raises ValueError where malformed or given twice."""
-    pairs = dict(known or {})
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or not name:
-            raise ValueError(f"{option} {word}: NAME=VALUE is needed")
-        if name in pairs:
-            raise ValueError(f"{name} is given twice")
-        pairs[name] = value
-    return pairs
-
-
-def _refuse_file(out: Path) -> None:
-    """A folder can be made here, which is better known before hours of training than after."""
-    nearest = next(path for path in (out, *out.parents) if path.exists())
-    if not nearest.is_dir():
-        raise NotADirectoryError(f"--out {out}: {nearest} is a file")
-    if not os.access(nearest, os.W_OK):
-        raise PermissionError(f"--out {out}: {nearest} may not be written to")
+    return pairs(others, "--given", shown)

@@ -180,6 +180,9 @@ class TrainingConfig:
     the schedules: the posterior is far from the prior before the decoder learns to do without it.
     epochs, batch_size; learning_rate: peak of Adam, warmed up over warm_up steps, then half a cosine down to 2 %;
     prior_rate: how many times that a prior learnt with the model gets, whose parts must keep up with the codes.
+    gaps: share of sequences of which a stretch is hidden from encoders and decoders, anew in every batch: the end, the
+    beginning, a part in the middle or single steps, so that posteriors of prefixes and of series with holes are learnt
+    (`mmseqvae.gaps`).
     clip: largest norm of the gradient, in nats an item. l1, l2: penalties on the weight matrices, l1 sum |w| and
     l2 / 2 sum w^2, in nats. ema: decay of the averaged weights that are kept, 0 to keep the last ones.
     patience: epochs without improvement of `monitor` before stopping, None to never stop early.
@@ -196,6 +199,7 @@ class TrainingConfig:
     learning_rate: float = 2e-3
     prior_rate: float = 10.0
     warm_up: int = 100
+    gaps: float = 0.0
     clip: float = 1000.0
     l1: float = 0.0
     l2: float = 0.0

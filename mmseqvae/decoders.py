@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmseqvae import free_running
 from mmseqvae.conditioned import ConditionedRNN, check_lengths, stack_draws
-from mmseqvae.likelihoods import FrameLikelihood, linear_categorical_log_prob
+from mmseqvae.likelihoods import FrameLikelihood, categorical_sample, linear_categorical_log_prob
 from mmseqvae.packed import Packing, State
 from mmseqvae.sampling import FrameSampling, TokenSampling, check_max_steps
 from mmseqvae.sequence import Sequence, full
@@ -86,6 +86,28 @@ class TokenDecoder(nn.Module):
                 break
             token = drawn.tokens[t]
         return Sequence(drawn.tokens[: int(drawn.lengths.max()) if len(z) else 0].T, drawn.lengths)
+
+    @torch.no_grad()
+    def complete(self, z: Tensor, x: Sequence, how: TokenSampling, generator: torch.Generator | None = None) -> Tensor:
+        """x with every unobserved step drawn given all before it, z [N, D], x of N -> [N, T]; observed steps are kept.
+
+        The end is not drawn before a token that was observed; behind one that was drawn all is `end`.
+        """
+        step = free_running.steps(self.net, z, x.steps, self.embedding)
+        ahead = x.known_lengths  # the sequence is known to go on to here
+        token = torch.full((len(z),), self.start_token, device=z.device)
+        ended = torch.zeros_like(token, dtype=torch.bool)
+        tokens, known = x.filled(self.end).T.contiguous(), x.mask.T
+        for t in range(x.steps):
+            logits = full(F.linear(step(token), self.to_logits.weight, self.to_logits.bias))
+            goes_on = (ahead > t)[:, None] & (torch.arange(self.vocabulary, device=z.device) == self.end)
+            drawn = categorical_sample(
+                torch.where(goes_on, -torch.inf, logits), how.temperature, how.top_k, how.top_p, generator
+            )
+            token = torch.where(known[t], tokens[t], torch.where(ended, self.end, drawn))
+            ended = ended | (token == self.end)
+            tokens[t] = token
+        return tokens.T
 
     def step(self, z: Tensor, previous: Tensor, state: list[State]) -> tuple[Tensor, list[State]]:
         """One free-running step: previous tokens [N] -> logits [N, V] and the next state."""
@@ -210,6 +232,22 @@ class FrameDecoder(nn.Module):
                 break
         frames = blocks.frames()
         return Sequence(frames[:, : int(ends.lengths.max())] if len(z) else frames, ends.lengths)
+
+    @torch.no_grad()
+    def complete(self, z: Tensor, x: Sequence, how: FrameSampling, generator: torch.Generator | None = None) -> Tensor:
+        """x with every unobserved step drawn given all before it, z [N, D], x of N -> [N, T, C]; the others are kept.
+
+        The lengths of x are taken as known: the law over where a sequence ends is not asked, nor `max_steps`.
+        """
+        frames, known = self._blocks(x.filled()), self._blocks(x.mask)[..., None]
+        step = free_running.steps(self.net, z, frames.shape[1])
+        block, done = self.start.expand(len(z), -1), []
+        for j in range(frames.shape[1]):
+            parameters = full(self.to_frames(step(self.from_block(block)))).unflatten(1, (self.reduction, -1))
+            drawn = self.likelihood.sample(parameters, how.noise, generator)
+            done.append(torch.where(known[:, j], frames[:, j], drawn.to(frames)))
+            block = done[-1].flatten(1)
+        return torch.cat(done, 1)[:, : x.steps] if done else x.values
 
     def step(self, z: Tensor, previous: Tensor, state: list[State]) -> tuple[Tensor, list[State]]:
         """One free-running step: previous block [N, r C] -> hidden [N, H] and the next state."""

@@ -99,7 +99,8 @@ class TokenEncoder(_RecurrentEncoder):
     vocabulary: V, tokens are 0..V-1. embedding, hidden: sizes. kind: "tanh", "gru" or "lstm". pooling: "last" (where
     each direction ends), "mean" or "max" over the steps. dropout: between layers and before the last linear layer.
     mean_scale: spread of batch-normalised posterior means (`NormalisedMean`), 0 for none.
-    A hole (unobserved step) is read as a learnt vector. Raises ValueError for unknown kinds and poolings.
+    A hole (unobserved step) is read as a learnt vector; those behind the last observed step are not read at all, so a
+    prefix is the same with and without them. Raises ValueError for unknown kinds and poolings.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class TokenEncoder(_RecurrentEncoder):
         self.embedding = nn.Embedding(vocabulary + 1, embedding)  # the last row stands for a hole
 
     def embed(self, x: Sequence) -> tuple[Tensor, Tensor]:
-        return self.embedding(x.filled(self.vocabulary)), x.lengths
+        return self.embedding(x.filled(self.vocabulary)), x.known_lengths
 
 
 class FrameEncoder(_RecurrentEncoder):
@@ -160,4 +161,4 @@ class FrameEncoder(_RecurrentEncoder):
             frames = F.pad(frames, (0, 0, 0, missing))
             frames[:, x.steps :] = self.hole
         stacked = rearrange(frames, "b (n r) c -> b n (r c)", r=self.reduction)
-        return stacked, (x.lengths + self.reduction - 1) // self.reduction
+        return stacked, (x.known_lengths + self.reduction - 1) // self.reduction

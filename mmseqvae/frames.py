@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,9 +34,12 @@ class Standard:
         count, mean, scatter = 0, np.zeros(0), np.zeros(0)
         for clip in clips:
             frames = np.asarray(clip, np.float64)
+            clip_mean = frames.mean(0) if len(frames) else np.zeros(0)
+            if np.isnan(clip_mean).any():  # frames of NaN are holes
+                frames = frames[~np.isnan(frames).any(1)]
+                clip_mean = frames.mean(0) if len(frames) else clip_mean
             if not len(frames):
                 continue
-            clip_mean = frames.mean(0)
             clip_scatter = np.square(frames - clip_mean).sum(0)
             if not count:
                 count, mean, scatter = len(frames), clip_mean, clip_scatter
@@ -108,7 +111,11 @@ class FrontEnd:
 
 
 class FrameArrays(FrontEnd):
-    """Arrays [T, C] of any real numbers (video features, sensors, piano rolls), from memory or from .npy files."""
+    """Arrays [T, C] of any real numbers (video features, sensors, piano rolls), from memory or from .npy files.
+
+    A frame of NaN in all its channels is a hole: the step exists, but was not observed. Where channels are missed apart
+    from each other, let each be a modality. What holds nothing but 0 and 1 in training is not standardised.
+    """
 
     kind = "arrays"
 
@@ -116,11 +123,30 @@ class FrameArrays(FrontEnd):
         self.channels = channels
         self.standard = standard
 
+    def fit(self, clips: Iterable[np.ndarray | Tensor]) -> None:
+        binary = True
+
+        def watched() -> Iterator[np.ndarray | Tensor]:
+            nonlocal binary
+            for clip in clips:
+                frames = np.asarray(clip)
+                binary = binary and bool(((frames == 0) | (frames == 1) | np.isnan(frames)).all())
+                yield clip
+
+        standard = Standard.fit(watched())
+        self.standard = Standard(torch.zeros(self.channels), torch.ones(self.channels)) if binary else standard
+
+    @property
+    def binary(self) -> bool:
+        """Whether training frames hold nothing but 0 and 1."""
+        return not self.fitted.mean.any() and bool((self.fitted.std == 1).all())
+
     def read(self, source: np.ndarray | Tensor | str | Path) -> Tensor:
-        """An array or an .npy file -> [T, C] float32, T >= 1.
+        """An array or an .npy file -> [T, C] float32, T >= 1; frames of NaN are holes.
 
         Raises FramesError for a file that is missing, truncated or pickled, and for an array that is not
-        two-dimensional, is empty, has other channels, is not of real numbers or is not finite.
+        two-dimensional, is empty, has other channels, is not of real numbers, holds nothing but holes, or holds an
+        infinity or a NaN in some channels of a frame only.
         """
         name, array = load_array(source) if isinstance(source, str | Path) else ("the array", np.asarray(source))
         if array.dtype.kind not in "fiub":
@@ -133,9 +159,15 @@ class FrameArrays(FrontEnd):
             raise FramesError(f"{name}: has {array.shape[1]} channels, the others have {self.channels}")
         with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is reported as such
             frames = torch.from_numpy(array.astype(np.float32))
-        finite = frames.isfinite().all(1)
-        if not finite.all():
-            raise FramesError(f"{name}: frame {int((~finite).nonzero()[0])} holds a NaN or infinity in float32")
+        hole = frames.isnan().all(1)
+        bad = ~(frames.isfinite().all(1) | hole)
+        if bad.any():
+            raise FramesError(
+                f"{name}: frame {int(bad.nonzero()[0])} holds a NaN or infinity in float32 (a hole is a frame that is "
+                "NaN in all channels)"
+            )
+        if hole.all():
+            raise FramesError(f"{name}: holds nothing but NaN; leave the cell empty where a modality is missing")
         return frames
 
     def encode(self, source: np.ndarray | Tensor | str | Path) -> Tensor:
@@ -148,7 +180,7 @@ class FrameArrays(FrontEnd):
 
     def describe(self) -> dict[str, Any]:
         """What the raw features depend on, besides the file."""
-        return {"kind": self.kind, "channels": self.channels}
+        return {"kind": self.kind, "channels": self.channels, "holes": "NaN"}
 
     def to_dict(self) -> dict[str, Any]:
         return {**self.describe(), "standard": self.standard and self.standard.to_dict()}

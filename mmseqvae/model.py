@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from mmseqvae.conditionals import answer, fit_conditional
 from mmseqvae.decoders import TokenDecoder
-from mmseqvae.estimates import Scored
 from mmseqvae.flows import fit_flow
+from mmseqvae.forecast import Forecasting
 from mmseqvae.fusion import Encoded, Fusion, poe
 from mmseqvae.gaussian import Gaussian, Law
 from mmseqvae.modalities import Batch, Covariate, Modalities, Modality
@@ -23,7 +23,7 @@ from mmseqvae.sequence import Sequence
 FITTED: dict[str, Callable[..., Prior]] = {"mixture": fit_mixture, "flow": fit_flow}
 
 
-class MultimodalVAE(Scored):
+class MultimodalVAE(Forecasting):
     """Several sequence modalities, one latent z, and a posterior that fuses what their encoders say.
 
         p(z) prod_m p(x_m | z, c)        q(z | x_S) = fusion of the experts q(z | x_m), m in S
@@ -155,15 +155,26 @@ class MultimodalVAE(Scored):
         The draws of a row stand together: row b * samples + s. Dimensions of z of which nothing given speaks (all of
         them in a row with nothing observed, private ones of what is missing) are drawn from `prior`, given the others.
         """
+        z = self.latents(batch, given, samples, generator)
+        context = self.context(batch, z.shape[1])
+        if context is not None:
+            context = context.repeat_interleave(samples, 0)
+        return self.decode(rearrange(z, "s b d -> (b s) d"), want, decode, generator, context)
+
+    def latents(
+        self,
+        batch: Batch,
+        given: Iterable[str] | None = None,
+        samples: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draws z ~ q(z | x_given), [samples, B, D]; what nothing given speaks of is drawn as `generate` says."""
         encoded = self.encode(batch, given)
         z = self.answer(encoded).rsample(samples, generator)
         known = self.known(encoded).expand(z.shape)
         if not known.all():
             z = self.prior.complete(z.flatten(0, 1), known.flatten(0, 1), generator).reshape(z.shape)
-        context = self.context(batch, z.shape[1])
-        if context is not None:
-            context = context.repeat_interleave(samples, 0)
-        return self.decode(rearrange(z, "s b d -> (b s) d"), want, decode, generator, context)
+        return z
 
     @torch.no_grad()
     def sample(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from mmseqvae.config import ModelConfig
 from mmseqvae.data import FrontEnd, SequenceDataset, decode_items, encode_items, front_end_from_dict, make_loader
 from mmseqvae.files import replacing, write_json
 from mmseqvae.flows import Flow
+from mmseqvae.forecast import Draws
+from mmseqvae.frames import FrontEnd as FrameFrontEnd
 from mmseqvae.fusion import FUSIONS, Encoded
 from mmseqvae.gaussian import Law
 from mmseqvae.labels import Category, Labels
@@ -38,7 +40,7 @@ def build(front_ends: Mapping[str, FrontEnd], longest: Mapping[str, int], config
     """A new model with one modality a front end, or one covariate; `longest` is the hard limit of a modality's steps.
 
     Labels need none. A VampPrior still needs its pseudo-inputs (`start_prior`). Raises ValueError for an unknown
-    fusion, prior or likelihood.
+    fusion, prior or likelihood, and where bernoulli frames are not of 0 and 1.
     """
     if config.fusion not in FUSIONS:
         raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {config.fusion!r}")
@@ -56,6 +58,8 @@ def build(front_ends: Mapping[str, FrontEnd], longest: Mapping[str, int], config
             limit = Labels.STEPS if isinstance(front_end, Labels) else longest[name]
             modalities[name] = tokens(front_end.vocabulary_size, front_end.end_id, limit, config, width)
         elif not isinstance(front_end, Category):
+            if config.likelihood == "bernoulli" and not getattr(front_end, "binary", False):
+                raise ValueError(f"bernoulli is a likelihood of frames of 0 and 1, which those of {name} are not")
             modalities[name] = frames(front_end.channels, longest[name], config, width)
     latent = config.latent + config.private * len(modalities)
     fusion = FUSIONS[config.fusion](len(modalities), latent)
@@ -105,7 +109,7 @@ class Trained:
         ValueError for names that are neither and TypeError for an item of the wrong type.
         """
         self.model.eval()
-        batch, read = self._encoded([given]), [name for name in given if name not in self.model.covariates]
+        batch, read = self.encode([given]), [name for name in given if name not in self.model.covariates]
         made = self.model.generate(batch, _names(want), read, samples, decode, self._generator(seed))
         return decode_items(self.front_ends, made)
 
@@ -125,7 +129,7 @@ class Trained:
         foreign = sorted(covariates.keys() - self.model.covariates.keys())
         if foreign:
             raise ValueError(f"{foreign} are no covariates of this model; it has {list(self.model.covariates)}")
-        known = self._encoded(n * [covariates]) if covariates else None
+        known = self.encode(n * [covariates]) if covariates else None
         made = self.model.sample(n, _names(want), decode=decode, generator=self._generator(seed), covariates=known)
         return decode_items(self.front_ends, made)
 
@@ -144,9 +148,68 @@ class Trained:
         """
         self.model.eval()
         made = self.model.interpolate(
-            self._encoded([a]), self._encoded([b]), steps, _names(want), decode, self._generator(seed)
+            self.encode([a]), self.encode([b]), steps, _names(want), decode, self._generator(seed)
         )
         return decode_items(self.front_ends, made)
+
+    def forecast(
+        self,
+        items: Iterable[Mapping[str, Any]],
+        steps: int,
+        samples: int = 100,
+        want: str | Iterable[str] | None = None,
+        proposals: int = 1,
+        seed: int | None = None,
+    ) -> dict[str, Draws]:
+        """What follows items such as [{"pulse": array}]: {modality: Draws of [S, B, steps, C] in units of features}.
+
+        A wanted text is a prefix, so its end is taken off; draws of tokens are numbers, to be decoded by the front end.
+        The rest as `MultimodalVAE.forecast`.
+        """
+        return self.forecast_batch(self.encode(items), steps, samples, want, proposals, self._generator(seed))
+
+    def forecast_batch(
+        self,
+        batch: Mapping[str, Sequence],
+        steps: int,
+        samples: int = 100,
+        want: str | Iterable[str] | None = None,
+        proposals: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Draws]:
+        """`forecast` of a batch as a data set gives it."""
+        self.model.eval()
+        given = [name for name in self.model.readable if bool(batch[name].present.any())]
+        names = _names(want) or [name for name in given if isinstance(self.front_ends[name], FrameFrontEnd)]
+        texts = [name for name in names if isinstance(self.front_ends.get(name), Tokenizer)]
+        cut = {n: Sequence(batch[n].values, (batch[n].lengths - 1).clamp(min=0), batch[n].observed) for n in texts}
+        made = self.model.forecast({**batch, **cut}, steps, samples, names or None, given, None, proposals, generator)
+        return {name: self._in_own_units(name, draws) for name, draws in made.items()}
+
+    def fill(
+        self,
+        items: Iterable[Mapping[str, Any]],
+        samples: int = 100,
+        want: str | Iterable[str] | None = None,
+        proposals: int = 1,
+        seed: int | None = None,
+    ) -> dict[str, Draws]:
+        """Items whose frames of NaN are drawn: {modality: Draws of [S, B, T, C] in the units of the features}.
+
+        The rest as `MultimodalVAE.fill`.
+        """
+        self.model.eval()
+        batch = self.encode(items)
+        given = [name for name in self.model.readable if bool(batch[name].present.any())]
+        named = _names(want) or [name for name, x in batch.items() if x.values.is_floating_point() and x.steps]
+        made = self.model.fill(batch, samples, named, given, None, proposals, self._generator(seed))
+        return {name: self._in_own_units(name, draws) for name, draws in made.items()}
+
+    def _in_own_units(self, name: str, draws: Draws) -> Draws:
+        front_end = self.front_ends[name]
+        if not isinstance(front_end, FrameFrontEnd):
+            return draws
+        return replace(draws, samples=front_end.destandardise(draws.samples))
 
     @torch.no_grad()
     def embed(self, items: Iterable[Mapping[str, Any]] | None = None, **given: Any) -> np.ndarray:
@@ -155,9 +218,10 @@ class Trained:
         Covariates change none: they condition what is written, not what is read.
         """
         self.model.eval()
-        return self.model.posterior(self._encoded([given] if items is None else items)).mean.cpu().numpy()
+        return self.model.posterior(self.encode([given] if items is None else items)).mean.cpu().numpy()
 
-    def _encoded(self, items: Iterable[Mapping[str, Any]]) -> dict[str, Sequence]:
+    def encode(self, items: Iterable[Mapping[str, Any]]) -> dict[str, Sequence]:
+        """Items in user units, such as [{"text": "one"}], as a batch where the model is; see `encode_items`."""
         return to_device(encode_items(self.front_ends, items), self.model.device)
 
     def _generator(self, seed: int | None) -> torch.Generator | None:

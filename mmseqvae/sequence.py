@@ -108,6 +108,14 @@ class Sequence:
         """[B] bool: at least one step of the item was observed."""
         return self.lengths > 0 if self.observed is None else self.mask.any(1)
 
+    @property
+    def known_lengths(self) -> Tensor:
+        """[B] int64: steps up to the last one that was observed: what an encoder reads ends there."""
+        if self.observed is None:
+            return self.lengths
+        number = torch.arange(1, self.steps + 1, device=self.device)
+        return torch.where(self.mask, number, 0).amax(1) if self.steps else self.lengths
+
     def filled(self, value: float | int = 0) -> Tensor:
         """Values [B, T, ...] with `value` wherever the mask is False, so that NaN in padding cannot spread."""
         mask = self.mask
@@ -129,6 +137,21 @@ class Sequence:
     def where(self, keep: Tensor) -> Sequence:
         """The same batch with the rows where `keep` [B] is False missing (length 0)."""
         return Sequence(self.values, torch.where(keep, self.lengths, 0), self.observed)
+
+    def hiding(self, steps: Tensor) -> Sequence:
+        """The same batch with the steps where `steps` [B, T] is True not observed."""
+        return Sequence(self.values, self.lengths, self.mask & ~steps)
+
+    def extended(self, steps: int) -> Sequence:
+        """The same batch with `steps` more steps behind every item, none of them observed."""
+        more = self.values.new_zeros(len(self), steps, *self.values.shape[2:])
+        nowhere = torch.zeros(len(self), steps, dtype=torch.bool, device=self.device)
+        return Sequence(torch.cat([self.values, more], 1), self.lengths + steps, torch.cat([self.mask, nowhere], 1))
+
+    def without_nans(self) -> Sequence:
+        """The same batch with frames [B, T, C] that hold a NaN not observed; itself where there are none."""
+        missing = self.values.isnan().any(-1)
+        return self.hiding(missing) if bool((missing & self.mask).any()) else self
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Sequence:
         return self._map(lambda x: x.to(device, non_blocking=non_blocking))

@@ -24,6 +24,7 @@ from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data import Corpus, make_loader
 from mmseqvae.files import replacing, write_json
 from mmseqvae.fusion import Encoded
+from mmseqvae.gaps import with_gaps
 from mmseqvae.labels import Category, Labels
 from mmseqvae.measures import active_units
 from mmseqvae.model import Batch, MultimodalVAE
@@ -89,7 +90,7 @@ class Training(lightning.LightningModule):
         optimizer.optimizer.state.clear()
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        terms = self.terms(batch)
+        terms = self.terms(with_gaps(batch, self.training_config.gaps))
         self.report("train", terms)
         if self.target is not None and not self.pretraining:
             beta = self.target.update(float(terms.kl.detach().mean()))
@@ -199,6 +200,8 @@ def fit(
     model, objective, training = model or ModelConfig(), objective or ObjectiveConfig(), training or TrainingConfig()
     if training.precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {training.precision!r}")
+    if not 0 <= training.gaps <= 1:
+        raise ValueError(f"gaps is a share of sequences, between 0 and 1, got {training.gaps}")
     if training.threads:
         torch.set_num_threads(training.threads)
     lightning.seed_everything(training.seed, verbose=False)

@@ -182,7 +182,7 @@ def test_gradients_are_finite_and_free_of_padding(part: Part, data: st.DataObjec
         gradients.append({name: p.grad for name, p in module.named_parameters()})
     for name, gradient in gradients[0].items():
         if gradient is None:
-            assert not x.lengths.any(), f"{name} has no gradient, although an item is there"
+            assert not x.present.any(), f"{name} has no gradient, although an item is there"
             assert gradients[1][name] is None
         elif gradient is not None:
             assert gradient.isfinite().all(), name
@@ -296,7 +296,7 @@ def test_objectives_keep_the_contract(objective: Callable, batch: dict[str, Sequ
     for name, gradient in gradients.items():
         modality = name.split(".")[1]
         if gradient is None and not (objective is OBJECTIVES["cvae"] and "text.decoder" in name):  # what is given
-            assert not batch[modality].lengths.any(), f"{name} has no gradient, although an item is there"
+            assert not batch[modality].present.any(), f"{name} has no gradient, although an item is there"
         elif gradient is not None:
             assert gradient.isfinite().all(), name
             same(other_gradients[name], gradient)

@@ -224,7 +224,7 @@ def test_bad_archives_are_told(series: Path, tmp_path: Path) -> None:
         assert f"{series / name}.npz: {problem}" in said
     skipped = {p.id: p.problem for p in get(series, tmp_path / "cache", frames=["motion"], skip_bad=True).skipped}
     for name, problem in {  # the second: what is read
-        "a": "holds a NaN or infinity", "b": "has 4 channels", "c": "has shape (3,)", "g": "holds no frames",
+        "a": "holds nothing but NaN", "b": "has 4 channels", "c": "has shape (3,)", "g": "holds no frames",
         "e": "holds no array 'sample_rate'", "h": "holds <U1, real numbers are needed",
     }.items():  # fmt: skip
         assert f"{series / name}.npz:" in skipped[name]

@@ -63,6 +63,7 @@ def test_any_real_number_type_is_read_alike_from_file_and_memory(tmp_path: Path,
         (np.zeros((0, 2)), "no frames"),
         (np.zeros((4, 3)), "has 3 channels, the others have 2"),
         (np.array([[0, 1], [0, np.nan]]), "frame 1 holds a NaN"),
+        (np.full((3, 2), np.nan), "nothing but NaN; leave the cell empty"),
         (np.array([[1e300, 1]]), "frame 0 holds a NaN or infinity in float32"),
         (np.zeros((1, 2), complex), "complex128"),
         (np.array([["a", "b"]]), "real numbers"),
@@ -74,6 +75,32 @@ def test_unusable_arrays_name_file_and_reason(tmp_path: Path, array: np.ndarray,
     with pytest.raises(FramesError, match=message) as error:
         FrameArrays(2).read(tmp_path / "bad.npy")
     assert str(tmp_path / "bad.npy") in str(error.value)
+
+
+def test_holes_are_read_kept_and_not_standardised_by() -> None:
+    """A frame that is NaN in all channels; mean and deviation are those of the others."""
+    whole = np.random.default_rng(0).normal(5, 2, (50, 2)).astype(np.float32)
+    holed = np.insert(whole, [0, 20, 50], np.nan, 0)
+    one, other = FrameArrays(2), FrameArrays(2)
+    one.fit([whole])
+    other.fit([holed, np.full((3, 2), np.nan)])
+    torch.testing.assert_close(other.fitted.mean, one.fitted.mean)
+    torch.testing.assert_close(other.fitted.std, one.fitted.std)
+    frames = other.encode(holed)
+    assert frames.isnan().all(1).nonzero().flatten().tolist() == [0, 21, 52]
+    torch.testing.assert_close(frames[~frames.isnan().any(1)], one.encode(whole))
+
+
+def test_frames_of_0_and_1_stay_as_they_are() -> None:
+    roll = np.random.default_rng(0).integers(0, 2, (40, 3))
+    front_end = FrameArrays(3)
+    front_end.fit([roll[:20], np.insert(roll[20:].astype(float), 4, np.nan, 0)])
+    assert front_end.binary
+    assert torch.equal(front_end.encode(roll), torch.from_numpy(roll).float())
+    assert front_end.log_jacobian == 0
+    assert FrameArrays.from_dict(front_end.to_dict()).binary
+    front_end.fit([roll, 2 * roll])
+    assert not front_end.binary
 
 
 def test_missing_truncated_and_foreign_files(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,12 @@ TINY = ModelConfig(
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, object]]:
     """Recipe -> the arguments with which it runs on data made here."""
-    from recipes import spoken_digits
+    from recipes import chorales, series, spoken_digits
+
+    monkeypatch.setattr(series, "SPIRALS", 40)
+    monkeypatch.setattr(series, "TRAIN", 28)
+    (tmp_path / "jsb").mkdir()
+    (tmp_path / "jsb" / chorales.NAME).write_text(json.dumps(chorales.made(0, 40, 12)))
 
     folder = tmp_path / "recordings"
     folder.mkdir()
@@ -36,7 +42,14 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str,
     files = sorted(folder.iterdir())
     sums.write_text("".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files))
     monkeypatch.setattr(spoken_digits, "FSDD_SUMS", sums)
-    return {"recipes.spoken_digits": {"source": "fsdd", "data_dir": folder, "draws": 2, "pairs": 3}}
+    return {
+        "recipes.spoken_digits": {"source": "fsdd", "data_dir": folder, "draws": 2, "pairs": 3},
+        "recipes.series": {"missing": 0.2, "samples": 4, "proposals": 2},
+        "recipes.video": {"items": 100, "draws": 2},
+        "recipes.chorales": {
+            "data_dir": tmp_path / "jsb", "draws": 2, "model": replace(TINY, likelihood="bernoulli")
+        },
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -53,7 +66,7 @@ def test_two_steps_of_every_recipe(
     assert name in made, f"{name} needs data made in this test"
     out = tmp_path / "run"
     settings = TrainingConfig(epochs=2, batch_size=24, components=2, threads=1)
-    arguments = {**made[name], "out": out, "cache_dir": tmp_path / "cache", "model": TINY}
+    arguments = {"model": TINY, **made[name], "out": out, "cache_dir": tmp_path / "cache"}
 
     recipe.main(**arguments, training=settings)
     for part in ("config.json", "model.safetensors", "metrics.json", "samples", "pictures", "checkpoints",

@@ -26,7 +26,8 @@ class Column:
     """One modality of all items: item i is `flat[starts[i] : starts[i] + lengths[i]]`; length 0 means missing.
 
     flat: [steps] int64 tokens or [steps, C] float32 frames, in memory or memory-mapped, not standardised.
-    starts, lengths: [N] int64. standard: applied to every batch.
+    starts, lengths: [N] int64. standard: applied to every batch. holes: whether frames may be NaN, which are steps that
+    were not observed.
 
     Raises ValueError where an item does not lie within `flat`: batches are filled by compiled code that does not look.
     """
@@ -35,6 +36,7 @@ class Column:
     starts: np.ndarray
     lengths: np.ndarray
     standard: Standard | None = None
+    holes: bool = False
 
     def __post_init__(self) -> None:
         outside = (self.starts < 0) | (self.lengths < 0) | (self.starts + self.lengths > len(self.flat))
@@ -64,7 +66,8 @@ class Column:
         else:
             mean, std = self.standard.mean.numpy(), self.standard.std.numpy()
             fill_standardised(buffer, flat, self.starts[items], lengths, mean, std)
-        return Sequence(values, torch.from_numpy(lengths))
+        sequence = Sequence(values, torch.from_numpy(lengths))
+        return sequence.without_nans() if self.holes else sequence
 
 
 class SequenceDataset(Dataset[Batch]):

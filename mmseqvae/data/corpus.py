@@ -134,21 +134,23 @@ def encode_items(front_ends: Mapping[str, FrontEnd], items: Iterable[Mapping[str
     """Items in user units, such as {"text": "seven", "audio": "seven.wav"} -> a batch, standardised.
 
     Text, labels and covariates are strings, audio a file, (samples, rate) or samples at the front end's rate, frames an
-    .npy file or an array; FILE.npz:KEY is an array of an archive. What an item lacks, or holds as None, is missing
-    (length 0), as is a covariate that training never saw.
+    .npy file or an array, NaN being holes; FILE.npz:KEY is an array of an archive. What an item lacks, or holds as
+    None, is missing (length 0), as is a covariate that training never saw.
     Raises ValueError for a name that is not in `front_ends`.
     """
     rows = list(items)
     foreign = sorted({name for row in rows for name in row} - front_ends.keys())
     if foreign:
         raise ValueError(f"{foreign} are no modalities of this model; it has {list(front_ends)}")
-    return {
+    batch = {
         name: Sequence.from_list(
             [None if row.get(name) is None else _encoded(front_end, name, row[name]) for row in rows],
             _no_steps(front_end),
         )
         for name, front_end in front_ends.items()
     }
+    holed = [name for name, front_end in front_ends.items() if isinstance(front_end, FrameArrays)]
+    return batch | {name: batch[name].without_nans() for name in holed}
 
 
 def _encoded(front_end: FrontEnd, name: str, value: Any) -> torch.Tensor:
@@ -188,11 +190,11 @@ class Clips:
         """[T, C] in the units of the features."""
         return self.store.clip(self.digests[file])
 
-    def column(self, files: Iterable[Clip | None], standard: Standard) -> Column:
-        """The files as a column, None being missing."""
+    def column(self, files: Iterable[Clip | None], standard: Standard, holes: bool) -> Column:
+        """The files as a column, None being missing; with `holes` some of their frames may be NaN."""
         spans = [(0, 0) if file is None else self.store.span(self.digests[file]) for file in files]
         starts, lengths = np.array(spans, np.int64).reshape(-1, 2).T
-        return Column(self.store.values, starts.copy(), lengths.copy(), standard)
+        return Column(self.store.values, starts.copy(), lengths.copy(), standard, holes)
 
 
 def _wanted(named: Mapping[str, Collection[str]]) -> dict[str, str]:
@@ -266,7 +268,7 @@ def _dataset(rows: list[Row], front_ends: Mapping[str, FrontEnd], stores: Mappin
             tokens = [None if cell is None else front_end.encode(cell) for cell in cells]
             columns[name] = Column.of(tokens, _no_steps(front_end))
         elif name in stores:
-            columns[name] = stores[name].column(cells, front_end.fitted)
+            columns[name] = stores[name].column(cells, front_end.fitted, isinstance(front_end, FrameArrays))
         else:
             columns[name] = Column.of(len(rows) * [None], _no_steps(front_end))
     return SequenceDataset([row.id for row in rows], [row.label for row in rows], columns)

@@ -1,0 +1,219 @@
+"""The commands forecast and classify. Nothing heavy is imported before one of them runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mmseqvae.arguments import pairs, refuse_file
+from mmseqvae.config import CACHE_DIR
+from mmseqvae.files import replacing, write_json
+
+if TYPE_CHECKING:
+    from mmseqvae.data import Batch
+    from mmseqvae.forecast import Draws
+    from mmseqvae.pretrained import Trained
+
+AT_ONCE = 64  # items
+
+
+def forecast(
+    run: Path,
+    steps: int,
+    manifest: Path | None = None,
+    split: Literal["train", "valid", "test"] = "test",
+    frames: list[str] | None = None,
+    given: list[str] | None = None,
+    want: list[str] | None = None,
+    samples: int = 100,
+    quantiles: list[float] | None = None,
+    proposals: int = 1,
+    backtest: bool = False,
+    out: Path | None = None,
+    skip_bad: bool = False,
+    cache_dir: Path = Path(CACHE_DIR),
+    seed: int = 0,
+) -> None:
+    """Write what a trained model expects next: OUT/NAME.csv with mean and quantiles a step, or texts that go on.
+
+    Args:
+        run: the run directory of a trained model.
+        steps: how many steps.
+        manifest: a table or folder of prefixes, one row an item.
+        split: which rows of it.
+        frames: NAME=FILE.npy of one item's prefixes, instead of a manifest; frames of NaN are holes.
+        given: NAME=VALUE of what else is known of it, VALUE being a text or a label.
+        want: modalities to go on with, by default those of frames that are there.
+        samples: draws an item.
+        quantiles: of the draws, by default .1 .5 .9.
+        proposals: latents from which each draw's is taken, by how well it explains the prefix.
+        backtest: hide the last STEPS steps of every item, forecast these, and measure it; needs a manifest.
+        out: folder for the tables, by default RUN/forecast.
+        skip_bad: leave bad rows out rather than stop.
+        cache_dir: where computed features are kept.
+        seed: of everything random.
+    """
+    levels = [0.1, 0.5, 0.9] if quantiles is None else quantiles
+    if not all(0 <= level <= 1 for level in levels):
+        raise ValueError(f"--quantiles must lie in [0, 1], got {levels}")
+    if min(steps, samples, proposals) < 1:
+        raise ValueError(f"STEPS, --samples and --proposals must be at least 1, got {steps}, {samples}, {proposals}")
+    item = pairs(given or [], "--given", pairs(frames or [], "--frames"))
+    if (manifest is None) == (not item) or (backtest and manifest is None):
+        raise ValueError(
+            "give a manifest or --frames NAME=FILE.npy of one item" + (", and --backtest a manifest" * backtest)
+        )
+    out = out or run / "forecast"
+    refuse_file(out)
+
+    from mmseqvae.runs import check_names, load_run, read_run
+
+    if manifest is None:
+        trained = load_run(run)
+        check_names(item, [*trained.model.readable, *trained.model.covariates], "is given")
+        parts: Iterator[tuple[list[str], Batch]] = iter([(["1"], trained.encode([item]))])
+    else:
+        trained, corpus = read_run(run, manifest, cache_dir, skip_bad)
+        dataset = corpus.datasets[split]
+        if not len(dataset):
+            raise ValueError(f"{manifest}: no row is in the split {split}")
+        starts = range(0, len(dataset), AT_ONCE)
+        parts = (
+            (dataset.ids[i : i + AT_ONCE], dataset.__getitems__(range(i, min(i + AT_ONCE, len(dataset)))))
+            for i in starts
+        )
+    check_names(want or [], trained.model.writable, "is wanted")
+    generator, rows, figures = trained.model.generator(seed), {}, Backtest(steps)  # type: ignore[var-annotated]
+    for ids, batch in parts:
+        shown = figures.hide(trained, batch, want) if backtest else batch
+        made = trained.forecast_batch(shown, steps, samples, want, proposals, generator)
+        for name, draws in made.items():
+            rows.setdefault(name, [_header(trained, name, levels)]).extend(_rows(trained, name, ids, draws, levels))
+            if backtest:
+                figures.note(trained, name, draws, batch, shown)
+    for name, table in rows.items():
+        with replacing(out / f"{name}.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(table)
+        print(out / f"{name}.csv")
+    if backtest:
+        write_json(out / "metrics.json", figures.result())
+        print(json.dumps(figures.result(), indent=1))
+
+
+def classify(
+    run: Path,
+    manifest: Path,
+    label: str = "label",
+    given: list[str] | None = None,
+    split: Literal["train", "valid", "test"] = "test",
+    probe: Path | None = None,
+    out: Path | None = None,
+    skip_bad: bool = False,
+    cache_dir: Path = Path(CACHE_DIR),
+    seed: int = 0,
+) -> None:
+    """Fit a linear classifier to posterior means of the split train and measure it on another, or apply a saved one.
+
+    Args:
+        run: the run directory of a trained model.
+        manifest: a table or folder like the one that the model was trained on.
+        label: the column of the classes.
+        given: modalities to read, by default all but the column of the classes.
+        split: which rows it is measured on; the split valid chooses its settings.
+        probe: a probe.json that was written before, to be applied instead of fitting one.
+        out: folder for probe.json, metrics.json, predictions.csv and the confusion matrix (.csv, .png), by default
+            RUN/classified.
+        skip_bad: leave bad rows out rather than stop.
+        cache_dir: where computed features are kept.
+        seed: of the split of validation items.
+    """
+    out = out or run / "classified"
+    refuse_file(out)
+    from mmseqvae.classification import Probe, column_of, write_confusion
+    from mmseqvae.classification import classify as classified
+    from mmseqvae.runs import read_run
+
+    saved = None if probe is None else Probe.load(probe)
+    trained, corpus = read_run(run, manifest, cache_dir, skip_bad, given)
+    names = given or [name for name in trained.model.readable if name != label]
+    if label in names:
+        raise ValueError(f"--given {label} is what is to be told: leave it out")
+    known = column_of(corpus, label)
+    if not known and saved is None:
+        raise ValueError(f"{manifest}: nothing is labelled in the column {label!r}: name another by --label")
+    fitted, figures, rows = classified(trained, corpus, known, names, split, saved, seed)
+    fitted.save(out / "probe.json")
+    with replacing(out / "predictions.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([("id", "label", "predicted", "probability"), *rows])
+    if figures["items"]:
+        write_confusion(figures, out)
+    write_json(out / "metrics.json", {"label": label, "given": names, "split": split, **figures})
+    print(json.dumps({k: v for k, v in figures.items() if k not in ("classes", "confusion")}, indent=1))
+    print(out / "predictions.csv")
+
+
+class Backtest:
+    """The last `steps` steps of items hidden, and what a forecast of them was worth."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.found: dict[str, list[dict[str, Any]]] = {}
+
+    def hide(self, trained: Trained, batch: Batch, want: list[str] | None) -> Batch:
+        """The batch without the last steps of its frames; an item that is no longer than these loses nothing."""
+        from mmseqvae.sequence import Sequence
+
+        cut = {}
+        for name, x in batch.items():
+            if x.values.is_floating_point() and (want is None or name in want):
+                left = x.lengths - self.steps
+                cut[name] = Sequence(x.values, left.where(left > 0, x.lengths), x.observed)
+        return {**batch, **cut}
+
+    def note(self, trained: Trained, name: str, draws: Draws, batch: Batch, shown: Batch) -> None:
+        from mmseqvae import backtest
+        from mmseqvae.evaluation import destandardised
+        from mmseqvae.sequence import Sequence
+
+        x = destandardised(trained.front_ends[name], batch[name])  # type: ignore[arg-type]
+        start = shown[name].lengths.cpu()
+        where = x.hiding(Sequence(x.values, start).valid).mask
+        made = x.values.expand(len(draws.samples), *x.values.shape).clone()
+        for row, first in enumerate(start.tolist()):
+            end = min(first + self.steps, x.steps)
+            made[:, row, first:end] = draws.samples[:, row, : end - first].cpu()
+        found = backtest.scores(type(draws)(made), x.filled(), where)
+        known = Sequence(x.values, x.lengths, x.mask & ~where)
+        for other, guess in (("last value", backtest.last_value), ("straight line", backtest.straight_line)):
+            found[other] = backtest.mean_squared_error(guess(known), x.filled(), where) if where.any() else None
+        self.found.setdefault(name, []).append(found)
+
+    def result(self) -> dict[str, Any]:
+        from mmseqvae.backtest import pooled
+
+        return {name: pooled(rows) for name, rows in self.found.items()}
+
+
+def _header(trained: Trained, name: str, levels: list[float]) -> list[str]:
+    from mmseqvae.text import Tokenizer
+
+    if isinstance(trained.front_ends[name], Tokenizer):
+        return ["id", "sample", name]
+    return ["id", "step", "channel", "mean", *(f"q{level:g}" for level in levels)]
+
+
+def _rows(trained: Trained, name: str, ids: list[str], draws: Draws, levels: list[float]) -> Iterator[list[Any]]:
+    samples = draws.samples.cpu()
+    if not samples.is_floating_point():
+        for row, identity in enumerate(ids):
+            for number, tokens in enumerate(samples[:, row], start=1):
+                yield [identity, number, trained.front_ends[name].decode(tokens)]
+        return
+    table = [draws.mean.cpu(), *draws.quantiles(levels).cpu()]
+    for row, identity in enumerate(ids):
+        for step in range(samples.shape[2]):
+            for channel in range(samples.shape[3]):
+                yield [identity, step + 1, channel, *(f"{float(values[row, step, channel]):.6g}" for values in table)]
