@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from mmseqvae.data.gather import fill, fill_standardised
+from mmseqvae.data.strings import Strings
 from mmseqvae.frames import Standard
 from mmseqvae.sequence import Sequence
 
@@ -25,7 +26,8 @@ Batch = dict[str, Sequence]
 class Column:
     """One modality of all items: item i is `flat[starts[i] : starts[i] + lengths[i]]`; length 0 means missing.
 
-    flat: [steps] int64 tokens or [steps, C] float32 frames, in memory or memory-mapped, not standardised.
+    flat: [steps] tokens of any type of integers or [steps, C] float32 frames, in memory or memory-mapped, not
+    standardised.
     starts, lengths: [N] int64. standard: applied to every batch.
 
     Raises ValueError where an item does not lie within `flat`: batches are filled by compiled code that does not look.
@@ -68,15 +70,18 @@ class Column:
 
 
 class SequenceDataset(Dataset[Batch]):
-    """Items with an id, perhaps a label, and one `Column` a modality; gives whole batches to the loader."""
+    """Items with an id, perhaps a label, and one `Column` a modality; gives whole batches to the loader.
+
+    Ids and labels become `Strings`: a million items are a few arrays, which may be memory-mapped, and no objects.
+    """
 
     def __init__(self, ids: Many[str], labels: Many[str | None], columns: dict[str, Column]) -> None:
         sizes = {"labels": len(labels), **{name: len(column.lengths) for name, column in columns.items()}}
         wrong = {name: size for name, size in sizes.items() if size != len(ids)}
         if wrong:
             raise ValueError(f"{len(ids)} ids, but {wrong}")
-        self.ids = list(ids)
-        self.labels = list(labels)
+        self.ids: Strings[str] = Strings.of(ids)
+        self.labels: Strings[str | None] = Strings.of(labels)
         self.columns = columns
 
     def __len__(self) -> int:
