@@ -103,7 +103,7 @@ def compute(
     for group in _groups(clips):  # of all files, so that every rank sees the same ones whatever is there already
         new = {digest: clips[digest] for digest in group if digest not in shards}
         if new:
-            jobs[family / key_of(new)] = new
+            jobs[family / key_of(list(new))] = new
     count = sum(map(len, jobs.values()))
     with tqdm(desc=f"features of {name}", total=count, unit="file", delay=1) as bar:
 
