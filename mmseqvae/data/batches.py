@@ -73,9 +73,12 @@ class SequenceDataset(Dataset[Batch]):
     """Items with an id, perhaps a label, and one `Column` a modality; gives whole batches to the loader.
 
     Ids and labels become `Strings`: a million items are a few arrays, which may be memory-mapped, and no objects.
+    steps: what the property of that name gives, where it is known already.
     """
 
-    def __init__(self, ids: Many[str], labels: Many[str | None], columns: dict[str, Column]) -> None:
+    def __init__(
+        self, ids: Many[str], labels: Many[str | None], columns: dict[str, Column], *, steps: np.ndarray | None = None
+    ) -> None:
         sizes = {"labels": len(labels), **{name: len(column.lengths) for name, column in columns.items()}}
         wrong = {name: size for name, size in sizes.items() if size != len(ids)}
         if wrong:
@@ -83,6 +86,7 @@ class SequenceDataset(Dataset[Batch]):
         self.ids: Strings[str] = Strings.of(ids)
         self.labels: Strings[str | None] = Strings.of(labels)
         self.columns = columns
+        self._steps = steps
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -94,6 +98,8 @@ class SequenceDataset(Dataset[Batch]):
     @property
     def steps(self) -> np.ndarray:
         """[N] int64: steps of all modalities together, what batches are sorted by."""
+        if self._steps is not None:
+            return self._steps
         return np.sum([np.zeros(len(self), np.int64), *[column.lengths for column in self.columns.values()]], axis=0)
 
     def __getitems__(self, items: Many[int]) -> Batch:

@@ -110,6 +110,7 @@ def keep(folder: Path, corpus: Corpus, stores: Mapping[str, Store], stamps: Stam
         arrays = {"states": stamps.states} | _arrays("files", stamps.files)
         for split, dataset in corpus.datasets.items():
             arrays |= _arrays(f"{split}-ids", dataset.ids) | _arrays(f"{split}-labels", dataset.labels)
+            arrays[f"{split}-steps"] = dataset.steps
             for name, column in dataset.columns.items():
                 number = list(dataset.columns).index(name)  # a name may hold what no file's name may
                 arrays |= {f"{split}-{number}-starts": column.starts, f"{split}-{number}-lengths": column.lengths}
@@ -150,9 +151,8 @@ def open_or_none(folder: Path, manifest: Path, read: Callable[[], Manifest], che
             starts, lengths = arrays[f"{split}-{number}-starts"], arrays[f"{split}-{number}-lengths"]
             standard = front_end.fitted if isinstance(front_end, FileFrontEnd) and name in flats else None
             columns[name] = Column(flat, starts, lengths, standard)
-        datasets[split] = SequenceDataset(
-            _strings(arrays, f"{split}-ids"), _strings(arrays, f"{split}-labels"), columns
-        )
+        ids, labels = _strings(arrays, f"{split}-ids"), _strings(arrays, f"{split}-labels")
+        datasets[split] = SequenceDataset(ids, labels, columns, steps=arrays[f"{split}-steps"])
     problems = [Problem(*problem) for problem in told["problems"]]
     table = Manifest(manifest, LateRows(read), told["columns"], told["unused"], problems, told["unit"])
     unknown = {name: Counter(symbols) for name, symbols in told["unknown"].items()}
