@@ -298,6 +298,19 @@ def test_ranks_compute_and_hash_their_share_and_wait_for_the_others(
     assert sorted(path.name[0] for path in tmp_path.glob("*-hashed-*")) == [*6 * "0", *6 * "1"]
 
 
+def test_a_rank_that_comes_late_does_its_share_and_no_more(twelve: list[str], tmp_path: Path) -> None:
+    found: dict[features.Clip, str] = {file: digest(file) for file in twelve}
+
+    def rank(number: int) -> None:
+        os.environ |= {"RANK": str(number), "WORLD_SIZE": "2"}
+        while number and len(list(tmp_path.glob(f"cache/features/*/*/{SEAL}"))) < 6:
+            time.sleep(0.05)
+        assert_right(compute(LogMel(CONFIG), found, "audio", tmp_path / "cache", 0), twelve)
+
+    assert in_processes(lambda: rank(0), lambda: rank(1)) == [0, 0]
+    assert read_by(tmp_path)[0] == twelve
+
+
 def test_the_share_of_a_lost_rank_is_taken_over(
     twelve: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

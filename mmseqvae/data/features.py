@@ -99,18 +99,15 @@ def compute(
         log.info("%s: features of %d files are in %s", name, len(files), family)
         return Store(shards, clips, front_end.channels)
 
-    jobs: dict[Path, dict[str, Clip]] = {}
-    for group in _groups(clips):  # of all files, so that every rank sees the same ones whatever is there already
-        new = {digest: clips[digest] for digest in group if digest not in shards}
-        if new:
-            jobs[family / key_of(list(new))] = new
-    count = sum(map(len, jobs.values()))
-    with tqdm(desc=f"features of {name}", total=count, unit="file", delay=1) as bar:
-
-        def do(folders: list[Path]) -> None:
-            _run(front_end, settings, {folder: jobs[folder] for folder in folders}, workers, bar)
-
-        together(list(jobs), is_whole, do)
+    groups = list(_groups(clips))  # of all files, so that all ranks see the same ones whatever is there already
+    new = [{digest: clips[digest] for digest in group if digest not in shards} for group in groups]
+    folders = [family / key_of(list(missing)) for missing in new]
+    with tqdm(desc=f"features of {name}", total=sum(map(len, new)), unit="file", delay=1) as bar:
+        together(
+            range(len(groups)),
+            lambda group: not new[group] or is_whole(folders[group]),
+            lambda mine: _run(front_end, settings, {folders[group]: new[group] for group in mine}, workers, bar),
+        )
     shards.look()
     return Store(shards, clips, front_end.channels)
 

@@ -34,9 +34,10 @@ def rank_of() -> tuple[int, int]:
 def together(jobs: Sequence[Job], is_done: Callable[[Job], bool], do: Callable[[list[Job]], None]) -> None:
     """Return when all jobs are done, each by at least one process; `do` leaves out what another one finished by then.
 
-    Every rank does its share and waits for the others, but no longer than PATIENCE without any news: then it does what
-    is left, so that a rank that was lost costs time and nothing else. Processes without ranks that happen to work on
-    the same jobs share them too: each takes them in an order of its own.
+    jobs: the same for all processes in the same order, with what is done already. Every rank does its share and waits
+    for the others, but no longer than PATIENCE without any news: then it does what is left, so that a rank that was
+    lost costs time and nothing else. Processes without ranks that happen to work on the same jobs share them too: each
+    takes them in an order of its own.
     """
     rank, world = rank_of()
     mine = [job for job in jobs[rank::world] if not is_done(job)]
