@@ -28,7 +28,7 @@ from benchmarks.training import digits
 from mmseqvae.audio import LogMel
 from mmseqvae.data import Batch, FrontEnd, SequenceDataset, make_loader
 from mmseqvae.data.batches import Column
-from mmseqvae.data.store import StoreWriter
+from mmseqvae.data.store import Shards, Store, write_shard
 from mmseqvae.files import write_text
 from mmseqvae.frames import Standard
 from mmseqvae.objectives import chosen
@@ -77,14 +77,13 @@ def made(
     folder: Path, name: str, text: np.ndarray, audio: np.ndarray, channels: int, random: np.random.Generator
 ) -> SequenceDataset:
     """Random tokens and frames of these lengths, the frames in a store."""
-    with StoreWriter(folder / name, channels, {}) as writer:
-        for item, length in enumerate(audio):
-            writer.add(str(item), random.standard_normal((length, channels), np.float32))
-        store = writer.finish()
+    clips = ((str(item), random.standard_normal((n, channels), np.float32)) for item, n in enumerate(audio))
+    write_shard(folder / name / "shard", channels, {}, clips)
+    names = [str(item) for item in range(len(text))]
+    store = Store(Shards(folder / name), names, channels)
     standard = Standard(torch.randn(channels), torch.rand(channels) + 0.5)
     tokens = Column.of([torch.from_numpy(random.integers(0, 15, n)) for n in text], torch.zeros(0).long())
-    frames = Column(store.values, store.offsets[:-1].copy(), audio.astype(np.int64), standard)
-    names = [str(item) for item in range(len(text))]
+    frames = Column(store.values, np.array([store.span(name)[0] for name in names]), audio.astype(np.int64), standard)
     return SequenceDataset(names, [None] * len(names), {"text": tokens, "audio": frames})
 
 

@@ -84,11 +84,11 @@ def command(name: str) -> str:
 def next_commands(out: Path, manifest: Path, corpus: Corpus) -> list[str]:
     """What to try on a fresh run, with one of its own texts."""
     lines = [f"run: {out}", "next:"]
-    texts = [row.cells["text"] for row in corpus.manifest.rows if "text" in row.cells]
-    if texts and len(corpus.front_ends) > 1:
-        lines.append(
-            f"  {command('mmseqvae')} generate {out} --text {shlex.quote(texts[0])} --out {out / 'samples' / 'text'}"
-        )
+    if "text" in corpus.front_ends and len(corpus.front_ends) > 1:
+        train = corpus.datasets["train"]
+        first = train[int((train.lengths("text") > 0).argmax())]["text"]
+        text = shlex.quote(str(corpus.front_ends["text"].decode(first.values[0])))
+        lines.append(f"  {command('mmseqvae')} generate {out} --text {text} --out {out / 'samples' / 'text'}")
     lines += [
         f"  {command('mmseqvae')} generate {out} --sample 5 --out {out / 'samples' / 'prior'}",
         f"  {command('mmseqvae')} embed {out} {manifest} --out {out / 'embeddings.npz'}",

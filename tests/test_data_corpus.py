@@ -173,7 +173,7 @@ def test_bad_files_stop_before_training_or_are_skipped(folder: Path) -> None:
 def test_bad_rows_of_the_manifest_stop_before_any_file_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = edit(folder, audio3="gone.wav", id4="n0")
     with monkeypatch.context() as patch:
-        patch.setattr("mmseqvae.data.corpus.digests", None)  # would raise TypeError
+        patch.setattr("mmseqvae.data.making.digests", None)  # would raise TypeError
         with pytest.raises(
             ManifestError, match=r"(?s)2 row\(s\).*line 5 \(id n3\).*gone\.wav.*line 6 \(id n0\).*line 2"
         ):

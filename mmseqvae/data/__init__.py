@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmseqvae.data.batches import Batch, BucketBatchSampler, SequenceDataset, make_loader
-    from mmseqvae.data.corpus import Corpus, decode_items, encode_items, prepare
+    from mmseqvae.data.corpus import decode_items, encode_items, prepare
     from mmseqvae.data.features import FrontEnd, front_end_from_dict
     from mmseqvae.data.manifest import ManifestError, read_manifest
+    from mmseqvae.data.prepared import Corpus
     from mmseqvae.data.sources import read_source
 
 __all__ = [
@@ -30,8 +31,9 @@ __all__ = [
 
 _HOME = {
     "batches": ("Batch", "BucketBatchSampler", "SequenceDataset", "make_loader"),
-    "corpus": ("Corpus", "decode_items", "encode_items", "prepare"),
+    "corpus": ("decode_items", "encode_items", "prepare"),
     "features": ("FrontEnd", "front_end_from_dict"),
+    "prepared": ("Corpus",),
     "manifest": ("ManifestError", "read_manifest"),
     "sources": ("read_source",),
 }

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from mmseqvae.data.gather import fill, fill_standardised
+from mmseqvae.data.strings import Strings
 from mmseqvae.frames import Standard
 from mmseqvae.sequence import Sequence
 
@@ -25,7 +26,8 @@ Batch = dict[str, Sequence]
 class Column:
     """One modality of all items: item i is `flat[starts[i] : starts[i] + lengths[i]]`; length 0 means missing.
 
-    flat: [steps] int64 tokens or [steps, C] float32 frames, in memory or memory-mapped, not standardised.
+    flat: [steps] tokens of any type of integers or [steps, C] float32 frames, in memory or memory-mapped, not
+    standardised.
     starts, lengths: [N] int64. standard: applied to every batch. holes: whether frames may be NaN, which are steps that
     were not observed.
 
@@ -71,16 +73,23 @@ class Column:
 
 
 class SequenceDataset(Dataset[Batch]):
-    """Items with an id, perhaps a label, and one `Column` a modality; gives whole batches to the loader."""
+    """Items with an id, perhaps a label, and one `Column` a modality; gives whole batches to the loader.
 
-    def __init__(self, ids: Many[str], labels: Many[str | None], columns: dict[str, Column]) -> None:
+    Ids and labels become `Strings`: a million items are a few arrays, which may be memory-mapped, and no objects.
+    steps: what the property of that name gives, where it is known already.
+    """
+
+    def __init__(
+        self, ids: Many[str], labels: Many[str | None], columns: dict[str, Column], *, steps: np.ndarray | None = None
+    ) -> None:
         sizes = {"labels": len(labels), **{name: len(column.lengths) for name, column in columns.items()}}
         wrong = {name: size for name, size in sizes.items() if size != len(ids)}
         if wrong:
             raise ValueError(f"{len(ids)} ids, but {wrong}")
-        self.ids = list(ids)
-        self.labels = list(labels)
+        self.ids: Strings[str] = Strings.of(ids)
+        self.labels: Strings[str | None] = Strings.of(labels)
         self.columns = columns
+        self._steps = steps
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -92,6 +101,8 @@ class SequenceDataset(Dataset[Batch]):
     @property
     def steps(self) -> np.ndarray:
         """[N] int64: steps of all modalities together, what batches are sorted by."""
+        if self._steps is not None:
+            return self._steps
         return np.sum([np.zeros(len(self), np.int64), *[column.lengths for column in self.columns.values()]], axis=0)
 
     def __getitems__(self, items: Many[int]) -> Batch:

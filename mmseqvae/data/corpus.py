@@ -1,68 +1,35 @@
-"""A manifest to a corpus: front ends fitted on its training split, and a data set of every split."""
+"""A data set to a corpus that is kept, and items in user units to batches and back."""
 
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from mmseqvae.audio import LogMel
 from mmseqvae.config import CACHE_DIR, LogMelConfig, TextConfig
-from mmseqvae.data.batches import Batch, Column, SequenceDataset
-from mmseqvae.data.features import Clip, FileFrontEnd, FrontEnd, compute, digests
-from mmseqvae.data.manifest import FILES, KNOWN, SPLITS, Manifest, ManifestError, Problem, Row
+from mmseqvae.data import features, making
+from mmseqvae.data.batches import Batch
+from mmseqvae.data.features import FileFrontEnd, FrontEnd
+from mmseqvae.data.making import MANIFEST_KINDS, Settings, no_steps
+from mmseqvae.data.manifest import KNOWN, Manifest
 from mmseqvae.data.pieces import Piece, piece_of
-from mmseqvae.data.sources import Source, read_source
-from mmseqvae.data.store import Store
-from mmseqvae.frames import FrameArrays, FramesError, Standard, channels_of
-from mmseqvae.labels import Category, Labels
+from mmseqvae.data.prepared import Corpus, Stamps, keep, open_or_none
+from mmseqvae.data.sealed import is_whole, remove
+from mmseqvae.data.shares import together
+from mmseqvae.data.sources import Source, read_source, state_of
+from mmseqvae.data.store import key_of
+from mmseqvae.frames import FrameArrays
 from mmseqvae.sequence import Sequence
-from mmseqvae.units import TOKENIZERS, train_tokenizer
 
-WORDS: dict[str, type[Labels] | type[Category]] = {"labels": Labels, "covariate": Category}
-MANIFEST_KINDS = {LogMel.kind: "audio", FrameArrays.kind: "frames", **{end.kind: name for name, end in WORDS.items()}}
-MANIFEST_KINDS |= {tokenizer.kind: "tokens" for tokenizer in TOKENIZERS.values()}
+VERSION = 1  # raise it where the same data set and settings give another corpus
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """front_ends: modality or covariate -> what turns user units into steps and back; datasets: one a split.
-
-    skipped: rows left out by `skip_bad`. unknown: name -> symbols or labels that training never saw, with counts.
-    """
-
-    front_ends: dict[str, FrontEnd]
-    datasets: dict[str, SequenceDataset]
-    manifest: Manifest
-    skipped: list[Problem]
-    unknown: dict[str, Counter[str]] = field(default_factory=dict)
-
-    def summary(self) -> list[str]:
-        """What was found, a line each: items of every split and modality, missing, skipped, unused, unknown symbols."""
-        lines = []
-        for split, dataset in self.datasets.items():
-            parts = []
-            for name in self.front_ends:
-                there = int((dataset.lengths(name) > 0).sum())
-                missing = len(dataset) - there
-                parts.append(f"{name} {there}" + (f" ({missing} missing)" if missing else ""))
-            lines.append(f"{split}: {len(dataset)} items; {', '.join(parts)}")
-        if self.skipped:
-            lines.append(f"skipped: {len(self.skipped)} bad rows")
-        if self.manifest.unused:
-            lines.append(f"unused columns: {', '.join(self.manifest.unused)}")
-        for name, symbols in self.unknown.items():
-            shown = ", ".join(f"{symbol!r} {count}" for symbol, count in symbols.most_common(10))
-            lines.append(f"{name}: {symbols.total()} unknown symbols, {len(symbols)} different ({shown})")
-        return lines
 
 
 def prepare(
@@ -80,6 +47,10 @@ def prepare(
     workers: int | None = None,
 ) -> Corpus:
     """Read a data set (see `read_source`), compute what features are not in the cache, and fit the front ends.
+
+    The corpus is kept in the cache under what the data set holds and these settings: the next call opens it, without
+    reading a row. Where RANK and WORLD_SIZE are set, as by torchrun, the processes share the work. Of a data set in
+    memory only features are kept.
 
     audio: settings of the log-mels; text: units of text; None means the defaults. tokens, frames, labels: columns that
     are modalities beside `text` and `audio`: strings, .npy files, and strings of which each is one token. covariates:
@@ -99,35 +70,36 @@ def prepare(
         strange = [name for name in (text.columns if text else ()) if wanted.get(name) != "tokens"]
         if strange:
             raise ValueError(f"units of text are given for {strange}, which are no columns of text")
-    table = read_source(manifest, wanted, required=[*tokens, *frames, *labels, *covariates])
-    problems = list(table.problems)
-    if problems and not (skip_bad and table.rows):
-        raise ManifestError(table.complaint(problems))
-
-    known = dict(front_ends) if front_ends is not None else {}
-    stores: dict[str, Clips] = {}
-    bad: defaultdict[int, list[str]] = defaultdict(list)
-    for name in [name for name, kind in table.columns.items() if kind in FILES]:
-        cells = [(row, row.cells[name]) for row in table.rows if name in row.cells]
-        if front_ends is None:
-            known[name] = _new_front_end(table, name, [file for _, file in cells], audio or LogMelConfig())
-        stores[name] = Clips.of(known[name], name, [file for _, file in cells], cache_dir, workers)
-        for row, file in cells:
-            if stores[name].problem(file):
-                bad[row.row].append(f"{name} {file}: {stores[name].problem(file)}")
-    problems += [Problem(row.row, row.id, "; ".join(bad[row.row])) for row in table.rows if row.row in bad]
-    problems.sort()
-    rows = [row for row in table.rows if row.row not in bad]
-    if bad and not (skip_bad and rows):
-        raise ManifestError(table.complaint(problems))
-
-    if front_ends is None:
-        known = _fit(known, table, [row for row in rows if row.split == "train"], stores, text or TextConfig())
-    datasets = {split: _dataset([row for row in rows if row.split == split], known, stores) for split in SPLITS}
-    corpus = Corpus(known, datasets, table, problems, _unknown(known, rows))
+    read = partial(read_source, manifest, wanted, required=[*tokens, *frames, *labels, *covariates])
+    settings = Settings(audio or LogMelConfig(), text or TextConfig(), front_ends, cache_dir, skip_bad, workers)
+    state = state_of(manifest, cache_dir)
+    if state is None:  # in memory; or absent, which reading it will tell
+        corpus = making.corpus_of(making.read_in(read(), settings), settings)
+    else:
+        given = front_ends and [[name, front_end.to_dict()] for name, front_end in front_ends.items()]
+        told = [list(wanted.items()), asdict(settings.audio), asdict(settings.text), given, skip_bad]
+        folder = Path(cache_dir) / "corpora" / key_of([VERSION, features.VERSION, state, told])
+        corpus = _kept(folder, Path(str(manifest)), read, settings)
     for line in corpus.summary():
         log.info("%s", line)
     return corpus
+
+
+def _kept(folder: Path, path: Path, read: Callable[[], Manifest], settings: Settings) -> Corpus:
+    """The corpus in `folder`, made where it is not there or not any more what the data set holds."""
+    found = open_or_none(folder, path, read)
+    if found is not None:
+        log.info("%s: as prepared in %s", path, folder)
+        return found
+    remove(folder)
+    table = read()
+    stamps = Stamps.of(making.files_of(table))  # before they are read, so that a later change is seen
+    read_in = making.read_in(table, settings)
+    together([folder], is_whole, lambda _: keep(folder, making.corpus_of(read_in, settings), read_in.stores, stamps))
+    made = open_or_none(folder, path, read, check=0)
+    if made is None:
+        raise OSError(f"{folder}: was damaged while it was written")
+    return made
 
 
 def encode_items(front_ends: Mapping[str, FrontEnd], items: Iterable[Mapping[str, Any]]) -> Batch:
@@ -145,7 +117,7 @@ def encode_items(front_ends: Mapping[str, FrontEnd], items: Iterable[Mapping[str
     batch = {
         name: Sequence.from_list(
             [None if row.get(name) is None else _encoded(front_end, name, row[name]) for row in rows],
-            _no_steps(front_end),
+            no_steps(front_end),
         )
         for name, front_end in front_ends.items()
     }
@@ -169,34 +141,6 @@ def decode_items(front_ends: Mapping[str, FrontEnd], batch: Batch) -> dict[str, 
     }
 
 
-@dataclass(frozen=True)
-class Clips:
-    """The frames of one modality's files: a store, and the digest by which it knows each path."""
-
-    store: Store
-    digests: dict[Clip, str]
-
-    @classmethod
-    def of(cls, front_end: FrontEnd, name: str, files: list[Clip], cache_dir: str | Path, workers: int | None) -> Clips:
-        if not isinstance(front_end, FileFrontEnd):
-            raise TypeError(f"{name}: a front end of kind {front_end.kind} reads no files")
-        found = digests(files, name)
-        return cls(compute(front_end, found, name, cache_dir, workers), found)
-
-    def problem(self, file: Clip) -> str | None:
-        return self.store.problems.get(self.digests[file])
-
-    def clip(self, file: Clip) -> np.ndarray:
-        """[T, C] in the units of the features."""
-        return self.store.clip(self.digests[file])
-
-    def column(self, files: Iterable[Clip | None], standard: Standard, holes: bool) -> Column:
-        """The files as a column, None being missing; with `holes` some of their frames may be NaN."""
-        spans = [(0, 0) if file is None else self.store.span(self.digests[file]) for file in files]
-        starts, lengths = np.array(spans, np.int64).reshape(-1, 2).T
-        return Column(self.store.values, starts.copy(), lengths.copy(), standard, holes)
-
-
 def _wanted(named: Mapping[str, Collection[str]]) -> dict[str, str]:
     """The columns to look for: name -> kind, of kind -> names. Raises ValueError where the options contradict."""
     strings = [f"{kind} ({names!r})" for kind, names in named.items() if isinstance(names, str)]
@@ -212,77 +156,3 @@ def _wanted(named: Mapping[str, Collection[str]]) -> dict[str, str]:
                 raise ValueError(f"column {name!r} cannot be both {other} and {kind}")
             kinds[name] = kind
     return {**KNOWN, **kinds}
-
-
-def _new_front_end(table: Manifest, name: str, files: list[Clip], audio: LogMelConfig) -> LogMel | FrameArrays:
-    if table.columns[name] == "audio":
-        front_end = LogMel(audio)
-        _ = front_end.basis  # settings that cannot work are known before any file is read
-        return front_end
-    channels = Counter(found for found in map(_channels, files) if found)
-    if not channels:
-        raise ManifestError(f"{table.path}: no cell in column {name!r} is an array [T, C]")
-    return FrameArrays(channels.most_common(1)[0][0])
-
-
-def _channels(clip: Clip) -> int | None:
-    """C of what will be frames; None where reading it will have something to complain about."""
-    if not isinstance(clip, Piece):
-        return channels_of(clip)
-    try:
-        array = clip.array()
-    except FramesError:
-        return None
-    return array.shape[1] if array.ndim == 2 else None
-
-
-def _fit(
-    known: Mapping[str, FrontEnd], table: Manifest, rows: list[Row], stores: Mapping[str, Clips], text: TextConfig
-) -> dict[str, FrontEnd]:
-    """Vocabularies learnt and frames standardised on the training `rows`; in the order of `table.columns`."""
-    if not rows:
-        raise ManifestError(f"{table.path}: no row is in the split train, so there is nothing to learn from")
-    fitted: dict[str, FrontEnd] = {}
-    for name, kind in table.columns.items():
-        cells = [row.cells[name] for row in rows if name in row.cells]
-        if not cells:
-            raise ManifestError(f"{table.path}: column {name!r} is empty in every row of the split train")
-        if kind == "tokens":
-            fitted[name] = train_tokenizer(cells, text, name)
-            continue
-        if kind in WORDS:
-            fitted[name] = WORDS[kind].train(cells)
-            continue
-        front_end = known[name]
-        assert isinstance(front_end, FileFrontEnd)
-        front_end.fit(stores[name].clip(file) for file in cells)
-        fitted[name] = front_end
-    return fitted
-
-
-def _dataset(rows: list[Row], front_ends: Mapping[str, FrontEnd], stores: Mapping[str, Clips]) -> SequenceDataset:
-    columns = {}
-    for name, front_end in front_ends.items():
-        cells = [row.cells.get(name) for row in rows]
-        if not isinstance(front_end, FileFrontEnd):
-            tokens = [None if cell is None else front_end.encode(cell) for cell in cells]
-            columns[name] = Column.of(tokens, _no_steps(front_end))
-        elif name in stores:
-            columns[name] = stores[name].column(cells, front_end.fitted, isinstance(front_end, FrameArrays))
-        else:
-            columns[name] = Column.of(len(rows) * [None], _no_steps(front_end))
-    return SequenceDataset([row.id for row in rows], [row.label for row in rows], columns)
-
-
-def _no_steps(front_end: FrontEnd) -> torch.Tensor:
-    """A sequence of no steps, of the type and channels that the front end gives."""
-    return torch.zeros(0, front_end.channels) if isinstance(front_end, FileFrontEnd) else torch.zeros(0).long()
-
-
-def _unknown(front_ends: Mapping[str, FrontEnd], rows: list[Row]) -> dict[str, Counter[str]]:
-    found = {
-        name: sum((front_end.unknown(row.cells[name]) for row in rows if name in row.cells), Counter[str]())
-        for name, front_end in front_ends.items()
-        if not isinstance(front_end, FileFrontEnd)
-    }
-    return {name: symbols for name, symbols in found.items() if symbols}

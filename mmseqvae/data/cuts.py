@@ -73,16 +73,16 @@ class Stretch(Piece):
     cut: Cut
 
     def __str__(self) -> str:
-        return f"{', '.join(self._files()) or 'the recording'} of cut {self.cut.id}"
+        return f"{', '.join(self.files()) or 'the recording'} of cut {self.cut.id}"
 
     def trouble(self) -> str | None:
-        return next((wrong for wrong in (file_trouble(Path(file)) for file in self._files()) if wrong), None)
+        return next((wrong for wrong in (file_trouble(Path(file)) for file in self.files()) if wrong), None)
 
     def digest(self) -> str:
         state = self.cut.drop_supervisions().to_dict()
         state.pop("id", None)
         told = json.dumps(state, sort_keys=True, default=str)
-        return hashlib.sha256("\n".join([told, *map(file_digest, self._files())]).encode()).hexdigest()
+        return hashlib.sha256("\n".join([told, *map(file_digest, self.files())]).encode()).hexdigest()
 
     @property
     def size(self) -> int:
@@ -98,7 +98,7 @@ class Stretch(Piece):
             raise AudioError(f"{self}: cannot be read as sound, perhaps truncated ({told:.300})") from error
         return np.asarray(samples).T, self.cut.sampling_rate
 
-    def _files(self) -> list[str]:
+    def files(self) -> list[str]:
         """Of the recordings that the cut is made of."""
         tracks = getattr(self.cut, "tracks", None)
         cuts = [self.cut] if tracks is None else [track.cut for track in tracks]

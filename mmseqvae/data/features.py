@@ -1,8 +1,9 @@
-"""Files to frames: computed once, in parallel where that pays, and kept in a store named after content and settings."""
+"""Files to frames: computed once, in parallel where that pays, and kept in shards by content and settings."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import multiprocessing
 import os
@@ -18,7 +19,10 @@ from tqdm import tqdm
 
 from mmseqvae.audio import AudioError, LogMel
 from mmseqvae.data.pieces import Piece
-from mmseqvae.data.store import Store, StoreWriter, key_of
+from mmseqvae.data.sealed import is_whole, sealing
+from mmseqvae.data.shares import together
+from mmseqvae.data.store import Shards, Store, key_of, write_shard
+from mmseqvae.files import write_json
 from mmseqvae.frames import FrameArrays, FramesError
 from mmseqvae.labels import Category, Labels
 from mmseqvae.text import Tokenizer
@@ -28,7 +32,10 @@ FrontEnd = Tokenizer | Category | LogMel | FrameArrays  # Words, Bytes, BytePair
 FileFrontEnd = LogMel | FrameArrays
 Clip = str | Piece  # what frames are made of: a path or a piece
 
-VERSION = 1  # raise it where a front end computes other frames from the same file and settings
+VERSION = 2  # raise it where a front end computes other frames from the same file and settings
+FILES, BYTES, SHARDS = 256, 1 << 26, 2000  # a shard is of so many files or bytes of them; but there are not many more
+HASHED = 4096  # files whose digests are kept together
+DIGESTS = "digests.json"
 WORTH_WORKERS = 200e6  # bytes of files: below, starting processes takes longer than they save
 
 log = logging.getLogger(__name__)
@@ -43,12 +50,34 @@ def front_end_from_dict(state: dict[str, Any]) -> FrontEnd:
     return kinds[state["kind"]].from_dict(state)
 
 
-def digests(files: Iterable[Clip], name: str) -> dict[Clip, str]:
-    """SHA-256 of the content of every file or piece: path or piece -> digest."""
-    paths = list(dict.fromkeys(files))
-    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
-        found = pool.map(_digest, paths)
-        return dict(zip(paths, tqdm(found, f"hashing {name}", len(paths), unit="file", delay=1), strict=True))
+def digests(files: Iterable[Clip], name: str, cache_dir: str | Path) -> dict[Clip, str]:
+    """SHA-256 of the content of every file or piece: path or piece -> digest.
+
+    Those of files are kept under `cache_dir` by path, size and time of change, and ranks share the reading.
+    """
+    clips = list(dict.fromkeys(files))
+    paths = [clip for clip in clips if isinstance(clip, str)]
+    found: dict[Clip, str] = {}
+    groups: dict[Path, list[str]] = {}
+    for first in range(0, len(paths), HASHED):
+        group = paths[first : first + HASHED]
+        stats = [os.stat(path) for path in group]
+        told = [[os.path.abspath(p), s.st_size, s.st_mtime_ns] for p, s in zip(group, stats, strict=True)]
+        groups[Path(cache_dir) / "digests" / key_of(told)] = group
+
+    with ThreadPoolExecutor() as pool, tqdm(desc=f"hashing {name}", total=len(clips), unit="file", delay=1) as bar:
+
+        def read(folders: list[Path]) -> None:
+            for folder in folders:
+                with sealing(folder) as work:
+                    write_json(work / DIGESTS, list(pool.map(_digest, groups[folder])))
+                bar.update(len(groups[folder]))
+
+        together(list(groups), is_whole, read)
+        found |= {clip: clip.digest() for clip in clips if isinstance(clip, Piece)}
+    for folder, group in groups.items():
+        found |= zip(group, json.loads((folder / DIGESTS).read_text("utf-8")), strict=True)
+    return found
 
 
 def compute(
@@ -56,51 +85,68 @@ def compute(
 ) -> Store:
     """The store with the frames of `files` (path or piece -> digest), opened where it is there, else computed.
 
-    A file that cannot be used becomes an entry of `store.problems`. Frames that another store of the same settings
-    holds are copied, so a manifest that grew computes only what is new. `workers` None decides by the size of the
-    files; 0 stays in this process.
+    A file that cannot be used becomes an entry of `store.problems`. Shards of the same settings are used whoever wrote
+    them for whatever manifest, so only what is new is computed; ranks share that. `workers` None decides by the size
+    of the files; 0 stays in this process.
     """
     settings = {"version": VERSION, **front_end.describe()}
     family = Path(cache_dir) / "features" / f"{front_end.kind}-{key_of(settings)}"
-    folder = family / key_of(sorted(set(files.values())))
-    store = Store.open_or_none(folder)
-    if store is not None:
-        log.info("%s: features of %d files are in %s", name, len(files), folder)
-        return store
-
-    paths: dict[str, Clip] = {}
+    shards = Shards(family)
+    clips: dict[str, Clip] = {}
     for path, digest in files.items():
-        paths.setdefault(digest, path)  # each content once
-    with StoreWriter(folder, front_end.channels, settings) as writer:
-        for sibling in sorted(family.iterdir()):
-            older = Store.open_or_none(sibling)
-            if older is None:
-                continue
-            for digest in [digest for digest in paths if digest in older]:
-                writer.add(digest, older.clip(digest))
-                del paths[digest]
-        for digest, clip in _run(front_end, paths, name, workers):
-            writer.add(digest, clip)
-        return writer.finish()
+        clips.setdefault(digest, path)  # each content once
+    if all(digest in shards for digest in clips):
+        log.info("%s: features of %d files are in %s", name, len(files), family)
+        return Store(shards, clips, front_end.channels)
+
+    groups = list(_groups(clips))  # of all files, so that all ranks see the same ones whatever is there already
+    new = [{digest: clips[digest] for digest in group if digest not in shards} for group in groups]
+    folders = [family / key_of(list(missing)) for missing in new]
+    with tqdm(desc=f"features of {name}", total=sum(map(len, new)), unit="file", delay=1) as bar:
+        together(
+            range(len(groups)),
+            lambda group: not new[group] or is_whole(folders[group]),
+            lambda mine: _run(front_end, settings, {folders[group]: new[group] for group in mine}, workers, bar),
+        )
+    shards.look()
+    return Store(shards, clips, front_end.channels)
+
+
+def _groups(clips: Mapping[str, Clip]) -> Iterator[list[str]]:
+    """The digests in their order, parted into what becomes a shard each.
+
+    A group ends with the file that brings it to FILES or BYTES, or to 1/SHARDS of the whole if that is more.
+    """
+    sizes = {digest: _size(clip) for digest, clip in clips.items()}
+    files, heavy = max(FILES, len(sizes) / SHARDS), max(BYTES, sum(sizes.values()) / SHARDS)
+    group: list[str] = []
+    weight = 0
+    for digest, size in sizes.items():
+        group.append(digest)
+        weight += size
+        if len(group) >= files or weight >= heavy:
+            yield group
+            group, weight = [], 0
+    if group:
+        yield group
 
 
 def _run(
-    front_end: FileFrontEnd, paths: dict[str, Clip], name: str, workers: int | None
-) -> Iterator[tuple[str, np.ndarray | str]]:
-    """Digest and clip, or digest and problem, of every path, with a progress bar."""
+    front_end: FileFrontEnd, settings: dict[str, Any], jobs: dict[Path, dict[str, Clip]], workers: int | None, bar: Any
+) -> None:
+    """Write the shard of every job that is not there by then."""
     if workers is None:
-        size = sum(clip.size if isinstance(clip, Piece) else Path(clip).stat().st_size for clip in paths.values())
-        workers = _cores() if size > WORTH_WORKERS else 0
-    bar = {"desc": f"features of {name}", "total": len(paths), "unit": "file", "delay": 1}
+        heavy = sum(_size(clip) for clips in jobs.values() for clip in clips.values()) > WORTH_WORKERS
+        workers = _cores() if heavy else 0
     if workers < 2:
-        for digest, path in tqdm(paths.items(), **bar):
-            yield digest, _clip(front_end, path)
+        for folder, clips in jobs.items():
+            _shard(front_end, settings, folder, clips, bar)
         return
     context = multiprocessing.get_context("spawn")  # forking a process that runs torch's threads can hang
-    pool = ProcessPoolExecutor(workers, context, _begin, (front_end.to_dict(),))
+    pool = ProcessPoolExecutor(workers, context, _begin, (front_end.to_dict(), settings))
     try:
-        clips = pool.map(_clip_in_worker, paths.values(), chunksize=16)
-        yield from zip(paths, tqdm(clips, **bar), strict=True)
+        for count in pool.map(_shard_in_worker, jobs.items()):
+            bar.update(count)
     except BrokenProcessPool as error:
         raise RuntimeError(
             "a worker that computes features ended early. In a script, call from under "
@@ -108,6 +154,21 @@ def _run(
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _shard(
+    front_end: FileFrontEnd, settings: dict[str, Any], folder: Path, clips: dict[str, Clip], bar: Any = None
+) -> None:
+    if is_whole(folder):
+        return
+
+    def computed() -> Iterator[tuple[str, np.ndarray | str]]:
+        for digest, clip in clips.items():
+            yield digest, _clip(front_end, clip)
+            if bar is not None:
+                bar.update()
+
+    write_shard(folder, front_end.channels, settings, computed())
 
 
 def _cores() -> int:
@@ -121,24 +182,29 @@ def _clip(front_end: FileFrontEnd, clip: Clip) -> np.ndarray | str:
         return str(error).removeprefix(f"{clip}: ").removeprefix("the array: ")
 
 
-_worker_front_end: FileFrontEnd | None = None
+_worker: tuple[FileFrontEnd, dict[str, Any]] | None = None
 
 
-def _begin(state: dict[str, Any]) -> None:
-    global _worker_front_end
+def _begin(state: dict[str, Any], settings: dict[str, Any]) -> None:
+    global _worker
     torch.set_num_threads(1)
     front_end = front_end_from_dict(state)
     assert isinstance(front_end, FileFrontEnd)
-    _worker_front_end = front_end
+    _worker = front_end, settings
 
 
-def _clip_in_worker(clip: Clip) -> np.ndarray | str:
-    assert _worker_front_end is not None
-    return _clip(_worker_front_end, clip)
+def _shard_in_worker(job: tuple[Path, dict[str, Clip]]) -> int:
+    """Write a shard; how many files were for it."""
+    assert _worker is not None
+    _shard(*_worker, *job)
+    return len(job[1])
 
 
-def _digest(clip: Clip) -> str:
-    if isinstance(clip, Piece):
-        return clip.digest()
-    with open(clip, "rb") as file:
+def _size(clip: Clip) -> int:
+    """Bytes, about."""
+    return clip.size if isinstance(clip, Piece) else os.stat(clip).st_size
+
+
+def _digest(path: str) -> str:
+    with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

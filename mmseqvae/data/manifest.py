@@ -8,10 +8,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 from mmseqvae.data.pieces import Broken, Piece, file_trouble, piece_of
 
@@ -49,6 +50,27 @@ class Row:
     cells: dict[str, Any]
 
 
+class LateRows(Sequence[Row]):
+    """The rows of a manifest, read when they are first asked for."""
+
+    def __init__(self, read: Callable[[], Manifest]) -> None:
+        self._read = read
+
+    @cached_property
+    def _rows(self) -> Sequence[Row]:
+        return self._read().rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, item: int) -> Row: ...
+    @overload
+    def __getitem__(self, item: slice) -> Sequence[Row]: ...
+    def __getitem__(self, item: int | slice) -> Row | Sequence[Row]:
+        return self._rows[item]
+
+
 @dataclass(frozen=True)
 class Manifest:
     """columns: modalities and covariates found, name -> kind; unused: other columns; problems: rows not in `rows`.
@@ -57,7 +79,7 @@ class Manifest:
     """
 
     path: Path
-    rows: list[Row]
+    rows: Sequence[Row]
     columns: dict[str, str]
     unused: list[str]
     problems: list[Problem]

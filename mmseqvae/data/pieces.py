@@ -45,6 +45,10 @@ class Piece:
         """Bytes, about."""
         raise NotImplementedError
 
+    def files(self) -> list[str]:
+        """The files beside its table that it is read from."""
+        return []
+
     def array(self) -> np.ndarray:
         """[T, C]. Raises FramesError where it is none."""
         raise FramesError(f"{self}: is no array [T, C]")
@@ -142,6 +146,9 @@ class Entry(Piece):
     @property
     def size(self) -> int:
         return Path(self.path).stat().st_size
+
+    def files(self) -> list[str]:
+        return [self.path]
 
     def array(self) -> np.ndarray:
         return self._entry(self.key)

@@ -5,11 +5,13 @@ Each source is one reader of rows; the checks are the same for all, `manifest_of
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy as np
 from mmseqvae.data.cuts import CUTS, read_cuts
 from mmseqvae.data.hub import is_saved, read_saved
 from mmseqvae.data.manifest import KNOWN, SPLITS, Manifest, ManifestError, manifest_of, read_manifest
-from mmseqvae.data.pieces import Broken, Entry, open_archive, read_entry
+from mmseqvae.data.pieces import Broken, Entry, file_digest, open_archive, read_entry
 from mmseqvae.frames import FramesError
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,29 @@ def read_source(source: Source, wanted: Mapping[str, str] = KNOWN, required: Col
     if path.is_file() and (path.name.endswith(".jsonl.gz") or _holds_cuts(path)):
         return manifest_of(path, list(read_cuts(path)), wanted, required, Path(), "cut")
     return read_manifest(path, wanted, required)
+
+
+def state_of(source: Source, apart: str | Path) -> list[str] | None:
+    """Where a data set is and what it holds, told without reading its items; None where it is in memory, or absent.
+
+    A table is told by its content, a folder by the names, sizes and times of change of all its files that are neither
+    hidden nor in the folder `apart`.
+    """
+    if not isinstance(source, str | os.PathLike) or not os.path.exists(source):
+        return None
+    where = os.path.abspath(source)
+    if os.path.isfile(where):
+        return [where, file_digest(where)]
+    told, apart = hashlib.sha256(), os.path.abspath(apart)
+    for folder, folders, files in os.walk(where):
+        shown = [name for name in folders if not name.startswith(".") and os.path.join(folder, name) != apart]
+        folders[:] = sorted(shown)
+        for name in sorted(name for name in files if not name.startswith(".")):
+            path = os.path.join(folder, name)
+            with suppress(OSError):  # a link to nowhere
+                found = os.stat(path)
+                told.update(os.fsencode(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\0"))
+    return [where, told.hexdigest()]
 
 
 def read_items(items: Iterable[Any]) -> Iterator[tuple[int, dict[str, Any] | str]]:

@@ -1,0 +1,223 @@
+"""A checked manifest to a corpus: features computed, front ends fitted on its training split, items of every split."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mmseqvae.audio import LogMel
+from mmseqvae.config import LogMelConfig, TextConfig
+from mmseqvae.data.batches import Column, SequenceDataset
+from mmseqvae.data.features import Clip, FileFrontEnd, FrontEnd, compute, digests
+from mmseqvae.data.manifest import FILES, SPLITS, Manifest, ManifestError, Problem, Row
+from mmseqvae.data.pieces import Piece
+from mmseqvae.data.prepared import Corpus
+from mmseqvae.data.store import Store
+from mmseqvae.frames import FrameArrays, FramesError, Standard, channels_of
+from mmseqvae.labels import Category, Labels
+from mmseqvae.text import Tokenizer
+from mmseqvae.units import TOKENIZERS, train_tokenizer
+
+WORDS: dict[str, type[Labels] | type[Category]] = {"labels": Labels, "covariate": Category}
+MANIFEST_KINDS = {LogMel.kind: "audio", FrameArrays.kind: "frames", **{end.kind: name for name, end in WORDS.items()}}
+MANIFEST_KINDS |= {tokenizer.kind: "tokens" for tokenizer in TOKENIZERS.values()}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a corpus depends on beside the data set; see `prepare`."""
+
+    audio: LogMelConfig
+    text: TextConfig
+    front_ends: Mapping[str, FrontEnd] | None
+    cache_dir: str | Path
+    skip_bad: bool
+    workers: int | None
+
+
+@dataclass(frozen=True)
+class ReadIn:
+    """A manifest whose files have been read: the rows that can be used, the problems of the others, the frames.
+
+    ends: front ends as far as they are known before anything is fitted.
+    """
+
+    table: Manifest
+    rows: list[Row]
+    problems: list[Problem]
+    ends: dict[str, FrontEnd]
+    clips: dict[str, Clips]
+
+    @property
+    def stores(self) -> dict[str, Store]:
+        return {name: clips.store for name, clips in self.clips.items()}
+
+
+def files_of(table: Manifest) -> list[str]:
+    """The files that the cells name, each once."""
+    found: dict[str, None] = {}
+    for name in [name for name, kind in table.columns.items() if kind in FILES]:
+        for cell in (row.cells[name] for row in table.rows if name in row.cells):
+            found.update(dict.fromkeys(cell.files() if isinstance(cell, Piece) else [cell]))
+    return list(found)
+
+
+def read_in(table: Manifest, settings: Settings) -> ReadIn:
+    """Compute what features are not in the cache. Raises ManifestError as `prepare` does."""
+    problems = list(table.problems)
+    if problems and not (settings.skip_bad and table.rows):
+        raise ManifestError(table.complaint(problems))
+    ends = dict(settings.front_ends or {})
+    stores: dict[str, Clips] = {}
+    bad: defaultdict[int, list[str]] = defaultdict(list)
+    for name in [name for name, kind in table.columns.items() if kind in FILES]:
+        cells = [(row, row.cells[name]) for row in table.rows if name in row.cells]
+        if settings.front_ends is None:
+            ends[name] = _new_front_end(table, name, [file for _, file in cells], settings.audio)
+        stores[name] = Clips.of(ends[name], name, [file for _, file in cells], settings)
+        for row, file in cells:
+            if stores[name].problem(file):
+                bad[row.row].append(f"{name} {file}: {stores[name].problem(file)}")
+    problems += [Problem(row.row, row.id, "; ".join(bad[row.row])) for row in table.rows if row.row in bad]
+    problems.sort()
+    rows = [row for row in table.rows if row.row not in bad]
+    if bad and not (settings.skip_bad and rows):
+        raise ManifestError(table.complaint(problems))
+    return ReadIn(table, rows, problems, ends, stores)
+
+
+def corpus_of(data: ReadIn, settings: Settings) -> Corpus:
+    """Fit the front ends, unless they are given, and encode every item. Raises ManifestError as `prepare` does."""
+    ends: Mapping[str, FrontEnd] = data.ends
+    if settings.front_ends is None:
+        ends = _fit(
+            data.ends, data.table, [row for row in data.rows if row.split == "train"], data.clips, settings.text
+        )
+    datasets = {split: _dataset([row for row in data.rows if row.split == split], ends, data.clips) for split in SPLITS}
+    return Corpus(dict(ends), datasets, data.table, data.problems, _unknown(ends, data.rows))
+
+
+@dataclass(frozen=True)
+class Clips:
+    """The frames of one modality's files: a store, and the digest by which it knows each path."""
+
+    store: Store
+    digests: dict[Clip, str]
+
+    @classmethod
+    def of(cls, front_end: FrontEnd, name: str, files: list[Clip], settings: Settings) -> Clips:
+        if not isinstance(front_end, FileFrontEnd):
+            raise TypeError(f"{name}: a front end of kind {front_end.kind} reads no files")
+        found = digests(files, name, settings.cache_dir)
+        return cls(compute(front_end, found, name, settings.cache_dir, settings.workers), found)
+
+    def problem(self, file: Clip) -> str | None:
+        return self.store.problems.get(self.digests[file])
+
+    def clip(self, file: Clip) -> np.ndarray:
+        """[T, C] in the units of the features."""
+        return self.store.clip(self.digests[file])
+
+    def column(self, files: Sequence[Clip | None], standard: Standard, holes: bool) -> Column:
+        """The files as a column, None being missing; with `holes` some of their frames may be NaN."""
+        starts, lengths = np.zeros((2, len(files)), np.int64)
+        for item, file in enumerate(files):
+            if file is not None:
+                starts[item], lengths[item] = self.store.span(self.digests[file])
+        return Column(self.store.values, starts, lengths, standard, holes)
+
+
+def _new_front_end(table: Manifest, name: str, files: list[Clip], audio: LogMelConfig) -> LogMel | FrameArrays:
+    if table.columns[name] == "audio":
+        front_end = LogMel(audio)
+        _ = front_end.basis  # settings that cannot work are known before any file is read
+        return front_end
+    channels = Counter(found for found in map(_channels, files) if found)
+    if not channels:
+        raise ManifestError(f"{table.path}: no cell in column {name!r} is an array [T, C]")
+    return FrameArrays(channels.most_common(1)[0][0])
+
+
+def _channels(clip: Clip) -> int | None:
+    """C of what will be frames; None where reading it will have something to complain about."""
+    if not isinstance(clip, Piece):
+        return channels_of(clip)
+    try:
+        array = clip.array()
+    except FramesError:
+        return None
+    return array.shape[1] if array.ndim == 2 else None
+
+
+def _fit(
+    known: Mapping[str, FrontEnd], table: Manifest, rows: list[Row], stores: Mapping[str, Clips], text: TextConfig
+) -> dict[str, FrontEnd]:
+    """Vocabularies learnt and frames standardised on the training `rows`; in the order of `table.columns`."""
+    if not rows:
+        raise ManifestError(f"{table.path}: no row is in the split train, so there is nothing to learn from")
+    fitted: dict[str, FrontEnd] = {}
+    for name, kind in table.columns.items():
+        cells = [row.cells[name] for row in rows if name in row.cells]
+        if not cells:
+            raise ManifestError(f"{table.path}: column {name!r} is empty in every row of the split train")
+        if kind == "tokens":
+            fitted[name] = train_tokenizer(cells, text, name)
+            continue
+        if kind in WORDS:
+            fitted[name] = WORDS[kind].train(cells)
+            continue
+        front_end = known[name]
+        assert isinstance(front_end, FileFrontEnd)
+        front_end.fit(stores[name].clip(file) for file in cells)
+        fitted[name] = front_end
+    return fitted
+
+
+def _dataset(rows: list[Row], front_ends: Mapping[str, FrontEnd], clips: Mapping[str, Clips]) -> SequenceDataset:
+    columns = {}
+    for name, front_end in front_ends.items():
+        cells = [row.cells.get(name) for row in rows]
+        if not isinstance(front_end, FileFrontEnd):
+            columns[name] = _encoded(cells, front_end)
+        elif name in clips:
+            columns[name] = clips[name].column(cells, front_end.fitted, isinstance(front_end, FrameArrays))
+        else:
+            columns[name] = Column.of(len(rows) * [None], no_steps(front_end))
+    return SequenceDataset([row.id for row in rows], [row.label for row in rows], columns)
+
+
+def _encoded(texts: Iterable[str | None], tokenizer: Tokenizer | Category) -> Column:
+    """Texts as a column of the smallest type that holds their tokens, None being missing."""
+    flat, lengths = array("i"), array("q")
+    for text in texts:
+        tokens = [] if text is None else tokenizer.encode(text).tolist()
+        flat.extend(tokens)
+        lengths.append(len(tokens))
+    counts = np.array(lengths, np.int64)
+    kind = np.uint16 if tokenizer.vocabulary_size <= 1 << 16 else np.int32
+    return Column(np.array(flat, kind), np.cumsum(counts) - counts, counts)
+
+
+def no_steps(front_end: FrontEnd) -> torch.Tensor:
+    """A sequence of no steps, of the type and channels that the front end gives."""
+    return torch.zeros(0, front_end.channels) if isinstance(front_end, FileFrontEnd) else torch.zeros(0).long()
+
+
+def _unknown(front_ends: Mapping[str, FrontEnd], rows: list[Row]) -> dict[str, Counter[str]]:
+    found: dict[str, Counter[str]] = {}
+    for name, front_end in front_ends.items():
+        if isinstance(front_end, FileFrontEnd):
+            continue
+        symbols: Counter[str] = Counter()
+        for row in rows:
+            if name in row.cells:
+                symbols.update(front_end.unknown(row.cells[name]))
+        if symbols:
+            found[name] = symbols
+    return found
