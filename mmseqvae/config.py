@@ -178,7 +178,12 @@ class TrainingConfig:
 
     pretraining: epochs as a plain autoencoder (beta 0) before `epochs`, after which the decoders start anew and so do
     the schedules: the posterior is far from the prior before the decoder learns to do without it.
-    epochs, batch_size; learning_rate: peak of Adam, warmed up over warm_up steps, then half a cosine down to 2 %;
+    epochs; batch_size: items of a step, on each process. frames_per_batch: most steps of all modalities, padding
+    included, that a step may have instead, on each process; see `mmseqvae.data.sampler`.
+    sampling: "plain", every item once an epoch; or as many draws, with every label as often as every other
+    ("balanced"), in proportion to the square root of how often it is there ("square-root"), or with the manifest's
+    column `weight` ("weights"). sampling_column: whose values are these labels, `label` or the name of one of the
+    labels or covariates. learning_rate: peak of Adam, warmed up over warm_up steps, then half a cosine down to 2 %;
     prior_rate: how many times that a prior learnt with the model gets, whose parts must keep up with the codes.
     clip: largest norm of the gradient, in nats an item. l1, l2: penalties on the weight matrices, l1 sum |w| and
     l2 / 2 sum w^2, in nats. ema: decay of the averaged weights that are kept, 0 to keep the last ones.
@@ -193,6 +198,9 @@ class TrainingConfig:
     pretraining: int = 0
     epochs: int = 130
     batch_size: int = 64
+    frames_per_batch: int | None = None
+    sampling: str = "plain"
+    sampling_column: str = "label"
     learning_rate: float = 2e-3
     prior_rate: float = 10.0
     warm_up: int = 100

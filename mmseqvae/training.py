@@ -217,7 +217,10 @@ def fit(
     if training.patience is not None and training.monitor.startswith("valid/") and "valid" not in datasets:
         raise ValueError(f"patience watches {training.monitor}, but no row is in the split valid")
 
-    loader = make_loader(datasets["train"], training.batch_size, seed=training.seed)
+    loader = make_loader(
+        datasets["train"], training.batch_size, seed=training.seed, frames_per_batch=training.frames_per_batch,
+        sampling=training.sampling, sampling_column=training.sampling_column,
+    )  # fmt: skip
     steps = len(loader) * training.epochs
     module = Training(trained.model, objective, training, weights, steps)
     data = {"front_ends": {name: end.to_dict() for name, end in corpus.front_ends.items()}, "longest": longest}

@@ -60,6 +60,7 @@ ORDER = [
     "data.features",
     "data.gather",
     "data.batches",
+    "data.sampler",
     "data.corpus",
     "pretrained",
     "callbacks",

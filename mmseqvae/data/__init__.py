@@ -6,10 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmseqvae.data.batches import Batch, BucketBatchSampler, SequenceDataset, make_loader
+    from mmseqvae.data.batches import Batch, SequenceDataset
     from mmseqvae.data.corpus import Corpus, decode_items, encode_items, prepare
     from mmseqvae.data.features import FrontEnd, front_end_from_dict
     from mmseqvae.data.manifest import ManifestError, read_manifest
+    from mmseqvae.data.sampler import BucketBatchSampler, make_loader
     from mmseqvae.data.sources import read_source
 
 __all__ = [
@@ -29,10 +30,11 @@ __all__ = [
 ]
 
 _HOME = {
-    "batches": ("Batch", "BucketBatchSampler", "SequenceDataset", "make_loader"),
+    "batches": ("Batch", "SequenceDataset"),
     "corpus": ("Corpus", "decode_items", "encode_items", "prepare"),
     "features": ("FrontEnd", "front_end_from_dict"),
     "manifest": ("ManifestError", "read_manifest"),
+    "sampler": ("BucketBatchSampler", "make_loader"),
     "sources": ("read_source",),
 }
 

@@ -269,7 +269,9 @@ def _dataset(rows: list[Row], front_ends: Mapping[str, FrontEnd], stores: Mappin
             columns[name] = stores[name].column(cells, front_end.fitted)
         else:
             columns[name] = Column.of(len(rows) * [None], _no_steps(front_end))
-    return SequenceDataset([row.id for row in rows], [row.label for row in rows], columns)
+    weighted = any(row.weight is not None for row in rows)
+    weights = np.array([1.0 if row.weight is None else row.weight for row in rows]) if weighted else None
+    return SequenceDataset([row.id for row in rows], [row.label for row in rows], columns, weights)
 
 
 def _no_steps(front_end: FrontEnd) -> torch.Tensor:
