@@ -16,6 +16,7 @@ ROOT = Path(str(mmseqvae.__file__)).parent
 ORDER = [
     "config",
     "files",
+    "distributed",
     "sampling",
     "sequence",
     "gaussian",
@@ -63,6 +64,7 @@ ORDER = [
     "data.sampler",
     "data.corpus",
     "pretrained",
+    "totals",
     "callbacks",
     "training",
     "evaluation",
