@@ -90,7 +90,7 @@ def made(
 def rows(name: str, dataset: SequenceDataset, repeats: int, step: float | None) -> list[str]:
     """Lines of the table: an epoch of each way after an epoch of the other. `step`: seconds of a training step."""
     loader = make_loader(dataset, BATCH)
-    batches = loader.batch_sampler.batches()
+    batches = list(loader.batch_sampler.batches())
     frames = dataset.columns["audio"]
     store = frames.flat.view(np.ndarray).reshape(-1).view(np.uint8)
     bytes_of = [

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from benchmarks.plain import Plain
 from benchmarks.table import has_bf16, heading
-from mmseqvae.data.batches import BucketBatchSampler
+from mmseqvae.data import BucketBatchSampler
 from mmseqvae.decoders import FrameDecoder, TokenDecoder
 from mmseqvae.encoders import FrameEncoder, TokenEncoder
 from mmseqvae.files import write_text

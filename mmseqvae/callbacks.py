@@ -13,13 +13,15 @@ from mmseqvae.config import TrainingConfig
 
 
 def callbacks(out: Path, training: TrainingConfig, steps: int, progress: bool) -> list[lightning.Callback]:
-    """A checkpoint an epoch in `out`, averaged weights, early stopping and a progress bar, where asked for.
+    """A checkpoint an epoch or more in `out`, averaged weights, early stopping and a progress bar, where asked for.
 
     steps: how many there are after pretraining.
     """
     chosen: list[lightning.Callback] = [
         ModelCheckpoint(out / "checkpoints", filename="last", save_top_k=1, enable_version_counter=False)
     ]
+    if training.checkpoint_steps is not None:
+        chosen.append(_Within(out / "checkpoints", training.checkpoint_steps))
     if training.ema:
         # an average over more than a tenth of a short training would still hold its first weights
         chosen.append(EMAWeightAveraging(decay=min(training.ema, max(0.0, 1 - 10 / steps))))
@@ -28,6 +30,17 @@ def callbacks(out: Path, training: TrainingConfig, steps: int, progress: bool) -
     if progress:
         chosen.append(_Progress())
     return chosen
+
+
+class _Within(ModelCheckpoint):
+    """The same file every so many steps; at the end of an epoch the other checkpoint is written."""
+
+    def __init__(self, folder: Path, steps: int) -> None:
+        super().__init__(folder, filename="last", save_top_k=1, enable_version_counter=False, every_n_train_steps=steps)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        if not trainer.is_last_batch:
+            super().on_train_batch_end(trainer, *args)
 
 
 class _Patience(EarlyStopping):
@@ -57,14 +70,16 @@ class _Progress(ProgressBar):
         if self.bar is not None:
             self.bar.update()
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if self.bar is None:
-            return
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """What the last epoch came to, which is known after its end."""
         now = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if self.bar is None or "train/elbo" not in now:
+            return
         shown = {"elbo": f"{now.get('valid/elbo', now['train/elbo']):.1f}"}
         shown |= {name[6:]: f"{value:.1f}" for name, value in now.items() if name.startswith("train/kl/")}
-        self.bar.set_postfix({"epoch": str(trainer.current_epoch + 1), **shown}, refresh=False)
+        self.bar.set_postfix({"epoch": str(trainer.current_epoch), **shown}, refresh=False)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)
         if self.bar is not None:
             self.bar.close()

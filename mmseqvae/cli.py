@@ -13,6 +13,7 @@ from mmseqvae.arguments import pairs, refuse_file
 from mmseqvae.arguments import run as run
 from mmseqvae.cli_tasks import classify, forecast
 from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TextConfig, TrainingConfig
+from mmseqvae.distributed import first_before_others, processes
 from mmseqvae.files import replacing, write_json
 from mmseqvae.sampling import FrameSampling, Sampling, TokenSampling
 
@@ -76,15 +77,18 @@ def train(
         training = replace(training, seed=seed)
     from mmseqvae.data import prepare
 
-    corpus = prepare(
-        manifest, audio=audio, text=text, tokens=tokens or (), frames=frames or (), labels=labels or (),
-        covariates=covariates or (), cache_dir=cache_dir, skip_bad=skip_bad,
-    )  # fmt: skip
+    with first_before_others():  # they find the features in the cache
+        corpus = prepare(
+            manifest, audio=audio, text=text, tokens=tokens or (), frames=frames or (), labels=labels or (),
+            covariates=covariates or (), cache_dir=cache_dir, skip_bad=skip_bad,
+        )  # fmt: skip
     from mmseqvae.evaluation import evaluate as measure
     from mmseqvae.runs import next_commands
     from mmseqvae.training import fit
 
     trained = fit(corpus, out, model=model, objective=objective, training=training)
+    if not processes().first:
+        return
     metrics = {
         split: measure(trained, corpus.datasets[split], seed=training.seed)
         for split in ("valid", "test")

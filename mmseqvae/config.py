@@ -178,7 +178,12 @@ class TrainingConfig:
 
     pretraining: epochs as a plain autoencoder (beta 0) before `epochs`, after which the decoders start anew and so do
     the schedules: the posterior is far from the prior before the decoder learns to do without it.
-    epochs, batch_size; learning_rate: peak of Adam, warmed up over warm_up steps, then half a cosine down to 2 %;
+    epochs; batch_size: items of a step, on each process. frames_per_batch: most steps of all modalities, padding
+    included, that a step may have instead, on each process; see `mmseqvae.data.sampler`.
+    sampling: "plain", every item once an epoch; or as many draws, with every label as often as every other
+    ("balanced"), in proportion to the square root of how often it is there ("square-root"), or with the manifest's
+    column `weight` ("weights"). sampling_column: whose values are these labels, `label` or the name of one of the
+    labels or covariates. learning_rate: peak of Adam, warmed up over warm_up steps, then half a cosine down to 2 %;
     prior_rate: how many times that a prior learnt with the model gets, whose parts must keep up with the codes.
     gaps: share of sequences of which a stretch is hidden from encoders and decoders, anew in every batch: the end, the
     beginning, a part in the middle or single steps, so that posteriors of prefixes and of series with holes are learnt
@@ -186,16 +191,20 @@ class TrainingConfig:
     clip: largest norm of the gradient, in nats an item. l1, l2: penalties on the weight matrices, l1 sum |w| and
     l2 / 2 sum w^2, in nats. ema: decay of the averaged weights that are kept, 0 to keep the last ones.
     patience: epochs without improvement of `monitor` before stopping, None to never stop early.
-    monitor: "valid/elbo" or another logged quantity that should rise. components: of the mixture fitted to training
-    posteriors at the end. conditionals: "mixture" or "flow" fits a flexible q(z | x_m) of every modality at the end,
-    which answers where that modality is alone; "none" leaves the encoders' own. precision: "32-true", or "bf16-mixed":
-    matrix products in bf16, states, sums and nats in float32. seed: of everything random. threads: of torch, None for
-    its own choice.
+    monitor: "valid/elbo" or another logged quantity that should rise. checkpoint_steps: steps between checkpoints
+    within an epoch, None for one at its end only; from either a training goes on as if nothing had been. components:
+    of the mixture fitted to training posteriors at the end. conditionals: "mixture" or "flow" fits a flexible
+    q(z | x_m) of every modality at the end, which answers where that modality is alone; "none" leaves the encoders'
+    own. precision: "32-true", or "bf16-mixed": matrix products in bf16, states, sums and nats in float32. seed: of
+    everything random. threads: of torch, None for its own choice.
     """
 
     pretraining: int = 0
     epochs: int = 130
     batch_size: int = 64
+    frames_per_batch: int | None = None
+    sampling: str = "plain"
+    sampling_column: str = "label"
     learning_rate: float = 2e-3
     prior_rate: float = 10.0
     warm_up: int = 100
@@ -206,6 +215,7 @@ class TrainingConfig:
     ema: float = 0.998
     patience: int | None = None
     monitor: str = "valid/elbo"
+    checkpoint_steps: int | None = None
     components: int = 50
     conditionals: str = "mixture"
     precision: str = "32-true"

@@ -213,7 +213,10 @@ def mel_cepstral_distortion(a: Sequence, b: Sequence, order: int = 13) -> Tensor
 # --- latents ------------------------------------------------------------------------------------------------------
 
 
-def active_units(means: Tensor, threshold: float = 0.01) -> int:
+ACTIVE = 0.01  # variance of a posterior mean above which a dimension is active
+
+
+def active_units(means: Tensor, threshold: float = ACTIVE) -> int:
     """Latent dimensions whose posterior mean [N, D] varies by more than `threshold` over the data.
 
     Var_x E[z_d | x] > threshold, Burda et al. 2016, section 5.2.

@@ -8,7 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from collections.abc import Sequence as Many
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +16,35 @@ import lightning
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from mmseqvae.callbacks import callbacks
 from mmseqvae.conditionals import KINDS, LEAST
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
-from mmseqvae.data import Corpus, make_loader
+from mmseqvae.data import Corpus, SequenceDataset, make_loader
+from mmseqvae.distributed import cluster, first_before_others, gathered, joined, processes, total, wait
 from mmseqvae.files import replacing, write_json
 from mmseqvae.fusion import Encoded
 from mmseqvae.gaps import with_gaps
 from mmseqvae.labels import Category, Labels
-from mmseqvae.measures import active_units
+from mmseqvae.measures import ACTIVE
 from mmseqvae.model import Batch, MultimodalVAE
 from mmseqvae.objectives import Terms, chosen, weights_by_dimension
-from mmseqvae.pretrained import Trained, build, encoded, start_prior, to_device
+from mmseqvae.pretrained import Trained, build, encoded, load, start_prior, to_device
 from mmseqvae.schedules import BETA_SCHEDULES, TargetKL, beta_at, warm_up, warm_up_then_cosine
 from mmseqvae.text import Tokenizer
+from mmseqvae.totals import Totals
 
 logger = logging.getLogger(__name__)
 PRECISIONS = ("32-true", "bf16-mixed")
 
 
 class Training(lightning.LightningModule):
-    """One model, one objective, one optimiser. Loss: minus the mean over the batch of the objective, plus penalties."""
+    """One model, one objective, one optimiser. Loss: minus the mean over the batch of the objective, plus penalties.
+
+    On several processes the mean is over the items of all of their batches, and every process draws noise of its own.
+    """
 
     def __init__(
         self, model: MultimodalVAE, objective: ObjectiveConfig, training: TrainingConfig, weights: dict[str, float],
@@ -55,7 +61,8 @@ class Training(lightning.LightningModule):
         self.model, self.objective, self.training_config, self.weights = model, objective, training, weights
         self.total_steps = total_steps
         self.target = None if objective.target_kl is None else TargetKL(objective.target_kl, objective.beta)
-        self.seen: list[Terms] = []
+        self.trained_on, self.seen, self.means_seen = Totals(), Totals(), Totals()
+        self.noise: Tensor | None = None  # state of the generators at a checkpoint within an epoch
         self.pretraining_steps = total_steps // max(1, training.epochs) * training.pretraining
         self.untrained = {name: weight.clone() for name, weight in self.decoders()} if training.pretraining else {}
 
@@ -71,10 +78,17 @@ class Training(lightning.LightningModule):
         return self.global_step < self.pretraining_steps
 
     def on_train_epoch_start(self) -> None:
-        """Noise depends on the seed and the epoch alone, so that a training that is resumed is the same."""
-        torch.manual_seed(self.training_config.seed * 1_000_003 + self.current_epoch)
+        """Noise depends on the seed, the epoch and the rank alone, so that a training that is resumed is the same."""
+        self.noise, self.trained_on = None, Totals()
+        seed = self.training_config.seed * 1_000_003 + self.current_epoch
+        torch.manual_seed(seed + self.global_rank * 15_485_863)
         if self.training_config.pretraining and self.current_epoch == self.training_config.pretraining:
             self.start_decoders_anew()
+
+    def on_train_batch_start(self, batch: Batch, index: int) -> None:
+        if self.noise is not None:  # going on within an epoch
+            self._set_noise(self.noise)
+            self.noise = None
 
     @torch.no_grad()
     def start_decoders_anew(self) -> None:
@@ -90,12 +104,26 @@ class Training(lightning.LightningModule):
         optimizer.optimizer.state.clear()
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
+        rows = _rows(batch)
+        if not rows:  # others have the last items of the epoch: take part with something that counts nothing
+            batch = to_device(self.trainer.train_dataloader.dataset[0], self.device)
         terms = self.terms(with_gaps(batch, self.training_config.gaps))
-        self.report("train", terms)
-        if self.target is not None and not self.pretraining:
-            beta = self.target.update(float(terms.kl.detach().mean()))
-            self.log("train/beta", beta, on_step=False, on_epoch=True, batch_size=len(terms.kl))
-        return self.penalty() - terms.objective.mean()
+        if rows:
+            self.trained_on.add(self.numbers(terms))
+        if self.target is None or self.pretraining:
+            return self.penalty() - self.mean(terms.objective, rows)
+        kl, items = total(torch.stack([terms.kl.detach().sum() * bool(rows), terms.kl.new_tensor(rows)])).tolist()
+        beta = self.target.update(kl / items)
+        self.log("train/beta", beta, on_step=False, on_epoch=True, batch_size=1)
+        return self.penalty() - self.mean(terms.objective, rows)
+
+    def mean(self, values: Tensor, rows: int) -> Tensor:
+        """Of [B] over the batches of all processes, of which `rows` here, times what their gradients are divided by."""
+        ranks = self.trainer.world_size
+        if ranks == 1:
+            return values.mean()
+        items = total(torch.full((), float(rows), device=values.device))
+        return values.sum() * (ranks * bool(rows)) / items  # DDP takes the mean of the gradients over the processes
 
     @property
     def beta(self) -> float:
@@ -110,14 +138,35 @@ class Training(lightning.LightningModule):
         return config.beta * share
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Runs on every process, although the first alone writes."""
         checkpoint["target_kl"] = None if self.target is None else self.target.state
+        checkpoint["noise"] = gathered(self._noise())
+        checkpoint["trained_on"] = {name: total(sums) for name, sums in self.trained_on.sums.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.target is not None:
             self.target.state = checkpoint["target_kl"]
+        if "noise" in checkpoint:
+            self.noise = checkpoint["noise"][self.global_rank].cpu()
+            first = self.global_rank == 0  # whose sums were those of all
+            self.trained_on.sums = {n: first * sums.to(self.device) for n, sums in checkpoint["trained_on"].items()}
+
+    def _noise(self) -> Tensor:
+        """State of the generators that draws come from, in memory."""
+        here = torch.get_rng_state()
+        return torch.cat([here, torch.cuda.get_rng_state(self.device)]) if self.device.type == "cuda" else here
+
+    def _set_noise(self, state: Tensor) -> None:
+        size = len(torch.get_rng_state())
+        torch.set_rng_state(state[:size])
+        if len(state) > size:
+            torch.cuda.set_rng_state(state[size:], self.device)
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        self.seen.append(self.terms(batch))
+        if _rows(batch):
+            terms = self.terms(batch)
+            self.seen.add(self.numbers(terms))
+            self.means_seen.add_rows(terms.means)
 
     def terms(self, batch: Batch) -> Terms:
         config = self.objective
@@ -133,28 +182,28 @@ class Training(lightning.LightningModule):
                 total = total + l1 * weight.abs().sum() + l2 / 2 * weight.square().sum()
         return total
 
-    def report(self, stage: str, terms: Terms) -> None:
-        """Log means over the items: the bound, and KL and reconstruction per modality, so that a collapse is seen."""
-        with torch.no_grad():
-            numbers = {"objective": terms.objective.mean(), "elbo": terms.elbo.mean(), "kl/joint": terms.kl.mean()}
-            numbers |= {f"reconstruction/{name}": value.mean() for name, value in terms.reconstruction.items()}
-            numbers |= {f"coordination/{name}": value.mean() for name, value in terms.coordination.items()}
-            numbers |= {f"kl/{name}": value.nanmean() for name, value in terms.expert_kl.items()}
-            numbers |= {name: value.mean() for name, value in terms.others.items()}
-            size = len(terms.elbo)
-            for name, value in numbers.items():
-                self.log(f"{stage}/{name}", value, on_step=False, on_epoch=True, batch_size=size)
+    def numbers(self, terms: Terms) -> dict[str, Tensor]:
+        """What is logged of every item, [B]: the bound, KL and reconstruction per modality; they show a collapse."""
+        numbers = {"objective": terms.objective, "elbo": terms.elbo, "kl/joint": terms.kl}
+        numbers |= {f"reconstruction/{name}": value for name, value in terms.reconstruction.items()}
+        numbers |= {f"coordination/{name}": value for name, value in terms.coordination.items()}
+        return numbers | {f"kl/{name}": value for name, value in terms.expert_kl.items()} | terms.others
+
+    def on_train_epoch_end(self) -> None:
+        self.report("train", self.trained_on)
 
     def on_validation_epoch_end(self) -> None:
-        if not self.seen:
-            return
-        seen, self.seen = self.seen, []
-        merged = _merged(seen)
-        self.report("valid", merged)
-        for name, means in merged.means.items():
-            there = means[~means.isnan().any(1)]
-            if len(there) > 1:
-                self.log(f"valid/active_units/{name}", float(active_units(there)))
+        self.report("valid", self.seen)
+        for name, variance in self.means_seen.variances().items():
+            if not variance.isnan().any():
+                self.log(f"valid/active_units/{name}", float((variance > ACTIVE).sum()))
+        self.seen, self.means_seen = Totals(), Totals()
+
+    def report(self, stage: str, totals: Totals) -> None:
+        """Log the means over all items of the epoch that are there."""
+        for name, value in totals.means().items():
+            if value == value:
+                self.log(f"{stage}/{name}", value)
 
     def configure_optimizers(self) -> Any:
         config = self.training_config
@@ -220,35 +269,67 @@ def fit(
     if training.patience is not None and training.monitor.startswith("valid/") and "valid" not in datasets:
         raise ValueError(f"patience watches {training.monitor}, but no row is in the split valid")
 
-    loader = make_loader(datasets["train"], training.batch_size, seed=training.seed)
+    here = processes()
+    dealt = {"frames_per_batch": training.frames_per_batch, "rank": here.rank, "ranks": here.ranks}
+    loader = make_loader(
+        datasets["train"], training.batch_size, seed=training.seed, sampling=training.sampling,
+        sampling_column=training.sampling_column, **dealt,
+    )  # fmt: skip
+    valid = make_loader(datasets["valid"], 256, shuffle=False, **dealt) if "valid" in datasets else None
     steps = len(loader) * training.epochs
     module = Training(trained.model, objective, training, weights, steps)
     data = {"front_ends": {name: end.to_dict() for name, end in corpus.front_ends.items()}, "longest": longest}
-    checkpoint = _checkpoint_of(out, {**settings(model, objective, training), **data})
+    with first_before_others():
+        checkpoint = _checkpoint_of(out, {**settings(model, objective, training), **data, "processes": here.ranks})
+    progress = progress and here.first
     trainer = lightning.Trainer(
-        accelerator="auto", devices=1, max_epochs=training.pretraining + training.epochs,
+        accelerator="auto", max_epochs=training.pretraining + training.epochs,
         precision=training.precision,  # type: ignore[arg-type]
         gradient_clip_val=training.clip, use_distributed_sampler=False,
-        enable_model_summary=False, enable_progress_bar=progress,
+        enable_model_summary=False, enable_progress_bar=progress, default_root_dir=out,
         logger=TensorBoardLogger(out, name="", version="tensorboard"),
         callbacks=callbacks(out, training, steps, progress),
-        log_every_n_steps=min(50, len(loader)), num_sanity_val_steps=0,
+        log_every_n_steps=min(50, len(loader)), num_sanity_val_steps=0, **_several(model),
     )  # fmt: skip
-    valid = make_loader(datasets["valid"], 256, shuffle=False) if "valid" in datasets else None
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*(does not have many workers|LeafSpec|exists and is not empty).*")
+        ignored = ("does not have many workers", "LeafSpec", "exists and is not empty", "sync_dist=True",
+                   "find_unused_parameters=True was specified")  # fmt: skip
+        warnings.filterwarnings("ignore", f".*({'|'.join(ignored)}).*")
+        if here.ranks > 1:  # Lightning asks the first process before every step whether to stop, and waits for it
+            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         trainer.fit(module, loader, valid, ckpt_path=checkpoint, weights_only=True)
 
-    said = encoded(trained.model, datasets["train"])
+    if here.first:
+        finish(trained, datasets["train"], training, progress)
+        trained.save(out)
+        write_skipped(out, corpus.skipped)
+    wait()
+    return trained if here.first else load(out)
+
+
+def _several(model: ModelConfig) -> dict[str, Any]:
+    """What a Trainer needs to know of the processes that there are.
+
+    Parameters may go unused, where nobody in a process's batch has a modality. Buffers change only where means are
+    normalised; they are then those of the first process.
+    """
+    here = processes()
+    if here.ranks == 1:
+        return {"devices": 1}
+    joined()
+    strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=model.mean_scale > 0)
+    return {"devices": here.a_node, "num_nodes": here.nodes, "strategy": strategy, "plugins": [cluster(here)]}
+
+
+def finish(trained: Trained, dataset: SequenceDataset, training: TrainingConfig, progress: bool = False) -> None:
+    """What is fitted to the training posteriors after training: the prior that is drawn from, conditionals."""
+    said = encoded(trained.model, dataset)
     with torch.no_grad():  # a fusion may have weights
         draws = said.posterior().rsample(generator=trained.model.generator(training.seed))
     trained.model.fit_prior(draws, training.components, training.seed, progress)
     if training.conditionals != "none":
         fit_conditionals(trained.model, said, training, progress)
     trained.model.eval()
-    trained.save(out)
-    write_skipped(out, corpus.skipped)
-    return trained
 
 
 def fit_conditionals(model: MultimodalVAE, said: Encoded, training: TrainingConfig, progress: bool = False) -> None:
@@ -295,21 +376,21 @@ def _checkpoint_of(out: Path, noted: dict[str, Any]) -> Path | None:
     out.mkdir(parents=True, exist_ok=True)
     notes, checkpoint = out / "training.json", out / "checkpoints" / "last.ckpt"
     if checkpoint.exists():
-        if not notes.exists() or json.loads(notes.read_text(encoding="utf-8")) != noted:
+        there = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else {}
+        if {**there, "processes": 0} == {**noted, "processes": 0} and there["processes"] != noted["processes"]:
+            raise ValueError(
+                f"{out} holds a training on {there['processes']} process(es), which cannot go on with "
+                f"{noted['processes']}: use as many, choose another --out, or delete the folder"
+            )
+        if there != noted:
             raise ValueError(
                 f"{out} holds a training with other settings or data: choose another --out, or delete the folder"
             )
         return checkpoint
-    write_json(notes, noted)
+    if processes().first:
+        write_json(notes, noted)
     return None
 
 
-def _merged(parts: list[Terms]) -> Terms:
-    """The terms of several batches as those of one."""
-
-    def join(values: list[Any]) -> Any:
-        if isinstance(values[0], dict):
-            return {name: torch.cat([value[name] for value in values]) for name in values[0]}
-        return torch.cat(values)
-
-    return Terms(**{field.name: join([getattr(part, field.name) for part in parts]) for field in fields(Terms)})
+def _rows(batch: Batch) -> int:
+    return len(next(iter(batch.values())).lengths)

@@ -6,13 +6,9 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from mmseqvae.data.batches import Batch, BucketBatchSampler, Column, SequenceDataset, make_loader
+from mmseqvae.data.batches import Batch, Column, SequenceDataset
+from mmseqvae.data.sampler import make_loader
 from mmseqvae.frames import Standard
-
-
-def lengths_like_speech(count: int = 6400) -> np.ndarray:
-    """Frames of log-normal durations: median 100, a tail up to several hundred."""
-    return np.exp(np.random.default_rng(0).normal(np.log(100), 0.5, count)).astype(int).clip(10, 600)
 
 
 def small_set(count: int = 23) -> SequenceDataset:
@@ -94,96 +90,5 @@ def test_all_missing_is_a_batch_of_no_steps() -> None:
     assert sequence.lengths.tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize(("count", "size"), [(1000, 16), (1001, 16), (5, 16), (0, 4)])
-def test_every_item_comes_exactly_once_an_epoch(count: int, size: int, shuffle: bool) -> None:
-    sampler = BucketBatchSampler(lengths_like_speech(count), size, shuffle, chunk=7)
-    for _ in range(2):
-        batches = list(sampler)
-        assert len(batches) == len(sampler)
-        assert sorted(item for batch in batches for item in batch) == list(range(count))
-        assert all(len(batch) <= size for batch in batches)
-
-
-def test_little_is_computed_on_padding() -> None:
-    lengths = lengths_like_speech()
-
-    def share(batches: Iterable[list[int]]) -> float:
-        return sum(len(batch) * lengths[batch].max() for batch in batches) / lengths.sum()
-
-    assert share(BucketBatchSampler(lengths, 64)) < 1.06
-    assert share(BucketBatchSampler(lengths, 64, shuffle=False)) > 1.5  # what the sorting saves
-
-
-def test_order_is_that_of_seed_and_epoch_and_long_batches_do_not_cluster() -> None:
-    lengths = lengths_like_speech(2000)
-    sampler, other = BucketBatchSampler(lengths, 16, seed=3), BucketBatchSampler(lengths, 16, seed=4)
-    first, second = list(sampler), list(sampler)
-    assert first != second
-    assert {frozenset(batch) for batch in first} != {frozenset(batch) for batch in second}
-    assert first != list(other)
-    again = BucketBatchSampler(lengths, 16, seed=3)
-    again.set_epoch(1)
-    assert list(again) == second
-    again.set_epoch(0)
-    assert list(again) == first
-    longest = [max(lengths[batch]) for batch in first]
-    assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.3
-
-
-def test_without_shuffling_items_keep_their_order() -> None:
-    assert [item for batch in BucketBatchSampler([5, 1, 4, 2, 3], 2, shuffle=False) for item in batch] == [
-        0,
-        1,
-        2,
-        3,
-        4,
-    ]
-
-
-@pytest.mark.parametrize("after", [0, 1, 5, 11, 12, 13, 17])
-def test_loader_resumes_with_the_very_next_batch(after: int) -> None:
-    """12 batches an epoch: before, in and after the first epoch."""
-    whole = make_loader(small_set(), 2, seed=1)
-    expected = contents([*whole, *whole, *whole])
-
-    loader = make_loader(small_set(), 2, seed=1)
-    steps = (batch for _ in range(3) for batch in loader)
-    for _ in range(after):
-        next(steps)
-    state = loader.state_dict()
-
-    resumed = make_loader(small_set(), 2, seed=1)
-    resumed.load_state_dict(state)
-    rest = [batch for _ in range(3) for batch in resumed]
-    assert contents(rest)[: len(expected) - after] == expected[after:]
-
-
-def test_breaking_off_starts_the_same_epoch_anew_and_set_epoch_does_not_undo_a_resume() -> None:
-    sampler = BucketBatchSampler(np.arange(20), 2, seed=1)
-    first = list(BucketBatchSampler(np.arange(20), 2, seed=1))
-    steps = iter(sampler)
-    assert [next(steps), next(steps)] == first[:2]
-    state = sampler.state_dict()
-    assert list(sampler) == first
-    sampler.load_state_dict(state)
-    sampler.set_epoch(0)  # as Lightning does before it resumes
-    assert list(sampler) == first[2:]
-
-
-def test_lightning_finds_set_epoch() -> None:
-    from lightning.fabric.utilities.data import _set_sampler_epoch
-
-    loader = make_loader(small_set(), 2)
-    _set_sampler_epoch(loader, 3)
-    assert loader.batch_sampler.epoch == 3
-
-
 def test_workers_give_the_same_batches() -> None:
     assert contents(make_loader(small_set(), 4, num_workers=1)) == contents(make_loader(small_set(), 4))
-
-
-@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"batch_size": 2, "chunk": 0}])
-def test_sizes_below_one_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        BucketBatchSampler([1, 2], **wrong)

@@ -169,3 +169,21 @@ def test_long_lists_of_problems_are_cut(tmp_path: Path) -> None:
     assert "no-10.wav" not in message
     assert "15 more" in message
     assert "--skip-bad" in message
+
+
+def test_weights_are_numbers_and_bad_ones_are_told(tmp_path: Path) -> None:
+    """An empty cell is 1; a column named as a modality is no weight."""
+    path = tmp_path / "table.csv"
+    path.write_text("id,text,weight\na,one,2.5\nb,two,\nc,three,0\nd,four,-1\ne,five,much\nf,six,inf\n")
+    table = read_manifest(path)
+    assert [(row.id, row.weight) for row in table.rows] == [("a", 2.5), ("b", 1.0), ("c", 0.0)]
+    assert [(problem.row, problem.problem) for problem in table.problems] == [
+        (5, "weight must be a number >= 0, is '-1'"),
+        (6, "weight must be a number >= 0, is 'much'"),
+        (7, "weight must be a number >= 0, is 'inf'"),
+    ]
+    assert table.unused == []
+    named = read_manifest(path, {"text": "tokens", "weight": "labels"})
+    assert [row.weight for row in named.rows] == 6 * [None]
+    (tmp_path / "rows.jsonl").write_text('{"text": "one", "weight": 0.5}\n{"text": "two"}\n')
+    assert [row.weight for row in read_manifest(tmp_path / "rows.jsonl").rows] == [0.5, None]

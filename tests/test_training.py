@@ -442,3 +442,25 @@ def test_settings_that_do_not_fit_are_told_before_training(
     with pytest.raises(ValueError, match=message):
         run(corpus, tmp_path, objective, **settings)
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_sampling_and_batches_by_frames_reach_the_loader(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Items with a word, one in two of which is to be left out: those without come, the others as weights say."""
+    seen: list[Any] = []
+    step = Training.training_step
+
+    def watched(self: Training, batch: Any, index: int) -> torch.Tensor:
+        seen.append(batch)
+        return step(self, batch, index)
+
+    monkeypatch.setattr(Training, "training_step", watched)
+    train = corpus.datasets["train"]
+    weights = np.arange(len(train)) % 2.0
+    datasets = corpus.datasets | {"train": SequenceDataset(train.ids, train.labels, train.columns, weights)}
+    run(replace(corpus, datasets=datasets), tmp_path, epochs=1, sampling="weights", frames_per_batch=60)
+    assert sum(len(batch["text"].lengths) for batch in seen) == len(train)
+    assert all(sum(x.values.shape[0] * x.values.shape[1] for x in batch.values()) <= 60 for batch in seen)
+    words = {len(text) for batch in seen for text in batch["text"].items()}
+    assert words == {0, len("high") + 1}  # odd items are high, or have no word

@@ -6,11 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmseqvae.data.batches import Batch, BucketBatchSampler, SequenceDataset, make_loader
+    from mmseqvae.data.batches import Batch, SequenceDataset
     from mmseqvae.data.corpus import decode_items, encode_items, prepare
     from mmseqvae.data.features import FrontEnd, front_end_from_dict
     from mmseqvae.data.manifest import ManifestError, read_manifest
     from mmseqvae.data.prepared import Corpus
+    from mmseqvae.data.sampler import BucketBatchSampler, make_loader
     from mmseqvae.data.sources import read_source
 
 __all__ = [
@@ -30,11 +31,12 @@ __all__ = [
 ]
 
 _HOME = {
-    "batches": ("Batch", "BucketBatchSampler", "SequenceDataset", "make_loader"),
+    "batches": ("Batch", "SequenceDataset"),
     "corpus": ("decode_items", "encode_items", "prepare"),
     "features": ("FrontEnd", "front_end_from_dict"),
     "prepared": ("Corpus",),
     "manifest": ("ManifestError", "read_manifest"),
+    "sampler": ("BucketBatchSampler", "make_loader"),
     "sources": ("read_source",),
 }
 

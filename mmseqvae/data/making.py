@@ -189,7 +189,9 @@ def _dataset(rows: list[Row], front_ends: Mapping[str, FrontEnd], clips: Mapping
             columns[name] = clips[name].column(cells, front_end.fitted, isinstance(front_end, FrameArrays))
         else:
             columns[name] = Column.of(len(rows) * [None], no_steps(front_end))
-    return SequenceDataset([row.id for row in rows], [row.label for row in rows], columns)
+    weighted = any(row.weight is not None for row in rows)
+    weights = np.array([1.0 if row.weight is None else row.weight for row in rows]) if weighted else None
+    return SequenceDataset([row.id for row in rows], [row.label for row in rows], columns, weights)
 
 
 def _encoded(texts: Iterable[str | None], tokenizer: Tokenizer | Category) -> Column:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,8 @@ from mmseqvae.data.pieces import Broken, Piece, file_trouble, piece_of
 
 SPLITS = ("train", "valid", "test")
 KNOWN = {"text": "tokens", "audio": "audio"}  # modalities that need no option, and their kinds
-PLAIN = ("id", "split", "label")  # columns that are no modality
+PLAIN = ("id", "split", "label")  # columns that are no modality, nor is WEIGHT
+WEIGHT = "weight"  # how often an item is drawn where sampling goes by weights
 FILES = ("audio", "frames")  # kinds whose cells are paths
 CATEGORIES = ("labels", "covariate")  # kinds whose cells are one of few values; white space around them is none of it
 SHOWN = 10  # problems that an error spells out
@@ -40,7 +42,7 @@ class Problem(NamedTuple):
 class Row:
     """An item. `cells` holds only what is present: strings, of kinds audio and frames also a `Piece`.
 
-    Paths are absolute or start at the manifest.
+    Paths are absolute or start at the manifest. weight: of the column `weight`, 1 where its cell is empty.
     """
 
     row: int
@@ -48,6 +50,7 @@ class Row:
     split: str
     label: str | None
     cells: dict[str, Any]
+    weight: float | None = None
 
 
 class LateRows(Sequence[Row]):
@@ -162,7 +165,7 @@ def manifest_of(
             problems.append(Problem(line, row.id, "; ".join(wrong)))
         else:
             rows.append(row)
-    unused = [name for name in found if name not in columns and name not in PLAIN]
+    unused = [name for name in found if name not in columns and name not in (*PLAIN, WEIGHT)]
     return Manifest(path, rows, columns, unused, problems, unit)
 
 
@@ -259,7 +262,20 @@ def _read_row(
     modalities = _modalities(columns)
     if present.keys().isdisjoint(modalities) and not wrong:
         wrong.append(f"has no modality at all ({', '.join(modalities)} are empty)")
-    return Row(line, identity, split, plain["label"], present), wrong
+    weight = _weight(cells[WEIGHT]) if WEIGHT in cells and WEIGHT not in columns else None
+    if weight is not None and not 0 <= weight < math.inf:
+        wrong.append(f"weight must be a number >= 0, is {cells[WEIGHT]!r}")
+    return Row(line, identity, split, plain["label"], present, weight), wrong
+
+
+def _weight(value: Any) -> float:
+    """The number in a cell; 1 where it is empty, NaN where it is none."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return 1.0
+    try:
+        return math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _modalities(columns: Mapping[str, str]) -> list[str]:

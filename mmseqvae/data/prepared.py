@@ -112,6 +112,7 @@ def keep(folder: Path, corpus: Corpus, stores: Mapping[str, Store], stamps: Stam
         for split, dataset in corpus.datasets.items():
             arrays |= _arrays(f"{split}-ids", dataset.ids) | _arrays(f"{split}-labels", dataset.labels)
             arrays[f"{split}-steps"] = dataset.steps
+            arrays |= {} if dataset.weights is None else {f"{split}-weights": dataset.weights}
             for name, column in dataset.columns.items():
                 number = list(dataset.columns).index(name)  # a name may hold what no file's name may
                 arrays |= {f"{split}-{number}-starts": column.starts, f"{split}-{number}-lengths": column.lengths}
@@ -153,7 +154,8 @@ def open_or_none(folder: Path, manifest: Path, read: Callable[[], Manifest], che
             standard = front_end.fitted if isinstance(front_end, FileFrontEnd) and name in flats else None
             columns[name] = Column(flat, starts, lengths, standard, isinstance(front_end, FrameArrays))
         ids, labels = _strings(arrays, f"{split}-ids"), _strings(arrays, f"{split}-labels")
-        datasets[split] = SequenceDataset(ids, labels, columns, steps=arrays[f"{split}-steps"])
+        weights, steps = arrays.get(f"{split}-weights"), arrays[f"{split}-steps"]
+        datasets[split] = SequenceDataset(ids, labels, columns, weights, steps=steps)
     problems = [Problem(*problem) for problem in told["problems"]]
     table = Manifest(manifest, LateRows(read), told["columns"], told["unused"], problems, told["unit"])
     unknown = {name: Counter(symbols) for name, symbols in told["unknown"].items()}
