@@ -20,8 +20,6 @@ import csv
 import hashlib
 import io
 import json
-import os
-import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -205,43 +203,22 @@ def main(
     training = training if seed is None else replace(training, seed=seed)
 
     from mmseqvae.data import prepare
+    from mmseqvae.recipe import described, train_or_load
     from mmseqvae.report import report
     from mmseqvae.runs import next_commands
 
     corpus = prepare(manifest, audio=AUDIO, cache_dir=cache_dir)
     split = "valid" if holdout else "test"
-    trained, seconds = train(corpus, out, model, objective, training)
+    trained, seconds = train_or_load(corpus, out, model, objective, training)
     if seconds is not None or not (out / "metrics.json").exists():
-        metrics = {"run": describe(source, split, training, seconds), **measure(trained, corpus, split, cache_dir,
-                   draws, pairs, training.seed)}  # fmt: skip
+        metrics = {
+            "run": described("spoken_digits", training, seconds, source=source, split=split),
+            **measure(trained, corpus, split, cache_dir, draws, pairs, training.seed),
+        }
         report(trained, corpus.datasets[split], out, training.seed)
         write_json(out / "metrics.json", metrics)  # last: where it is, sounds and pictures are too
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     print("\n".join([*summary(metrics), *next_commands(out, manifest, corpus)]))
-
-
-def train(
-    corpus: Corpus, out: Path, model: ModelConfig, objective: ObjectiveConfig, training: TrainingConfig
-) -> tuple[Trained, float | None]:
-    """The trained model in `out` and the seconds it took, None where it was there. Raises ValueError for another's."""
-    import torch
-
-    from mmseqvae.pretrained import CONFIG, WEIGHTS, load
-    from mmseqvae.training import fit, settings
-
-    if training.threads:
-        torch.set_num_threads(training.threads)
-    if not ((out / CONFIG).exists() and (out / WEIGHTS).exists()):
-        started = time.monotonic()
-        trained = fit(corpus, out, model=model, objective=objective, training=training)
-        return trained, time.monotonic() - started
-    trained = load(out)
-    noted = json.loads((out / "training.json").read_text(encoding="utf-8"))
-    data = {name: end.to_dict() for name, end in corpus.front_ends.items()}
-    wanted = {**settings(model, objective, training), "front_ends": data}
-    if {name: noted.get(name) for name in wanted} != wanted:
-        raise ValueError(f"{out} holds a model of other settings or data: choose another --out, or delete the folder")
-    return trained, None
 
 
 def measure(
@@ -267,22 +244,6 @@ def judged(corpus: Corpus, split: str, cache_dir: Path) -> Listeners:
     with open(corpus.manifest.path, encoding="utf-8", newline="") as file:
         speakers = {row["id"]: row["speaker"] for row in csv.DictReader(file)}
     return listeners(corpus, speakers, split, cache_dir)
-
-
-def describe(source: str, split: str, training: TrainingConfig, seconds: float | None) -> dict[str, Any]:
-    """What the figures were obtained with."""
-    import platform
-
-    import torch
-
-    import mmseqvae
-
-    return {
-        "recipe": "spoken_digits", "source": source, "split": split, "seed": training.seed,
-        "training_seconds": seconds, "threads": torch.get_num_threads(), "cores": os.cpu_count(),
-        "machine": platform.machine(), "python": platform.python_version(), "torch": torch.__version__,
-        "mmseqvae": mmseqvae.__version__, "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
 
 
 def summary(metrics: dict[str, Any]) -> list[str]:

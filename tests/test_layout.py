@@ -68,6 +68,7 @@ ORDER = [
     "coherence",
     "runs",
     "report",
+    "recipe",
     "arguments",
     "cli",
     "__main__",
