@@ -5,16 +5,14 @@
     python -m recipes.spoken_numbers --language de          # dreihundertzweiundvierzig
     python -m recipes.spoken_numbers --holdout              # while settings are chosen
 
-The numbers 0 to 999 in several voices each. 100 numbers above 99 are tested on and are nowhere in training, in no voice;
-`--holdout` keeps 50 further ones back as split `valid` and measures on them instead. A model that has one latent vector a
-phrase must compose: "three hundred and forty-two" from other hundreds and other forty-twos.
+The numbers 0 to 999 in several voices each. 100 numbers above 99 are tested on and are nowhere in training, in no
+voice; `--holdout` keeps 50 further ones back as split `valid` and measures on them instead. A model that has one latent
+vector a phrase must compose: "three hundred and forty-two" from other hundreds and other forty-twos.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TrainingConfig
-from mmseqvae.files import write_json, write_text
+from mmseqvae.files import write_text
 from mmseqvae.synth import FORMAT, Utterance, synthesise
 
 if TYPE_CHECKING:
@@ -129,6 +127,8 @@ def utterances(language: str, seed: int, numbers: int = NUMBERS) -> dict[str, Ut
 
 def prepare_numbers(folder: Path, language: str, seed: int = 0, holdout: bool = False) -> Path:
     """Speak the numbers into a folder of their own in `folder`, unless they are there; return the manifest's path."""
+    from mmseqvae.recipe import write_table
+
     plan = utterances(language, seed)
     content = json.dumps({"format": FORMAT, "rate": AUDIO.sample_rate, "utterances": {
         id: asdict(utterance) for id, utterance in plan.items()}}, indent=0, ensure_ascii=False)  # fmt: skip
@@ -139,17 +139,14 @@ def prepare_numbers(folder: Path, language: str, seed: int = 0, holdout: bool = 
         synthesise(plan, folder / "recordings", AUDIO.sample_rate)
         write_text(done, content)
     part = splits(seed, holdout)
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["id", "audio", "text", "split", "label", "speaker"])
+    rows = []
     for id, utterance in plan.items():
         number, voice, take = id.split("_")
         split = part[int(number)]
         if split == "train" or take == "0":  # one recording of a number in every voice is enough to test on
-            writer.writerow([id, f"recordings/{id}.wav", utterance.text, split, number, voice])
-    manifest = folder / ("manifest-holdout.csv" if holdout else "manifest.csv")
-    write_text(manifest, table.getvalue())
-    return manifest
+            rows.append({"id": id, "audio": f"recordings/{id}.wav", "text": utterance.text, "split": split,
+                         "label": number, "speaker": voice})  # fmt: skip
+    return write_table(folder / ("manifest-holdout.csv" if holdout else "manifest.csv"), rows)
 
 
 # ------------------------------------------------------------------------------------ model, training, evaluation
@@ -193,22 +190,15 @@ def main(
     training = training if seed is None else replace(training, seed=seed)
 
     from mmseqvae.data import prepare
-    from mmseqvae.recipe import described, train_or_load
-    from mmseqvae.report import report
-    from mmseqvae.runs import next_commands
+    from mmseqvae.recipe import train_and_measure
 
     corpus = prepare(manifest, audio=AUDIO, cache_dir=cache_dir)
     split = "valid" if holdout else "test"
-    trained, seconds = train_or_load(corpus, out, model, objective, training)
-    if seconds is not None or not (out / "metrics.json").exists():
-        metrics = {
-            "run": described("spoken_numbers", training, seconds, language=language, split=split),
-            **measure(trained, corpus, split, language, cache_dir, draws, training.seed),
-        }
-        report(trained, corpus.datasets[split], out, training.seed)
-        write_json(out / "metrics.json", metrics)  # last: where it is, sounds and pictures are too
-    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    print("\n".join([*summary(metrics), *next_commands(out, manifest, corpus)]))
+    train_and_measure(
+        "spoken_numbers", corpus, manifest, out, (model, objective, training), split,
+        lambda trained: measure(trained, corpus, split, language, cache_dir, draws, training.seed), summary,
+        language=language,
+    )  # fmt: skip
 
 
 def measure(
@@ -234,16 +224,16 @@ def measure(
 
     learnt, texts = recordings(train)
     judge = transcriber(destandardised(front_end, learnt), texts, cache_dir, "judge")
-    recogniser = number_recogniser() if language == "en" else None
+    recognisers = number_recognisers() if language == "en" else {}
 
     def heard(frames: Sequence, wanted: list[str]) -> dict[str, Any]:
         """What judges hear in standardised log-mels that went through Griffin-Lim."""
         waves = [front_end.invert(mel) for mel in destandardised(front_end, frames).items()]
         got = judge.texts(Sequence.from_list([front_end.features(w) for w in waves], frames.values[0, :0].cpu()))
         found = {"transcriber": share_to_dict(exact_match(wanted, got)) | {"cer": character_error_rate(wanted, got)}}
-        if recogniser is not None:
+        for name, recogniser in recognisers.items():
             spoken = recogniser.recognise(waves, front_end.config.sample_rate)
-            found["recogniser"] = share_to_dict(exact_match([text.replace("-", " ") for text in wanted], spoken))
+            found[name] = share_to_dict(exact_match([text.replace("-", " ") for text in wanted], spoken))
         return found
 
     def said(phrases: list[str]) -> dict[str, Any]:
@@ -265,11 +255,18 @@ def measure(
     }
 
 
-def number_recogniser() -> Any:
-    """pocketsphinx, told that it will hear one or more number words."""
+def number_recognisers() -> dict[str, Any]:
+    """pocketsphinx, told that it will hear one or more number words, and told how numbers are made of them."""
     from benchmarks.recogniser import Recogniser
 
-    return Recogniser([*EN_ONES, *filter(None, EN_TENS), "hundred", "and"], phrases=True)
+    words = [*EN_ONES, *filter(None, EN_TENS), "hundred", "and"]
+    digit, teen, ten = (" | ".join(some) for some in (EN_ONES[1:10], EN_ONES[10:], EN_TENS[2:]))
+    below = f"({digit} | {teen} | ({ten}) [{digit}])"
+    number = f"zero | {below} | ({digit}) hundred [and {below}]"
+    return {
+        "recogniser": Recogniser(words, phrase="<word>+"),
+        "recogniser of numbers": Recogniser(words, phrase=number),
+    }
 
 
 def over_reference(metrics: dict[str, Any], judge: str) -> float | None:
