@@ -143,14 +143,16 @@ def train_transcriber(
     return judge.eval()
 
 
-def transcriber(features: Sequence, texts: list[str], cache_dir: Path, progress: str | None = None) -> Transcriber:
+def transcriber(
+    features: Sequence, texts: list[str], cache_dir: Path, epochs: int = 12, progress: str | None = None
+) -> Transcriber:
     """The judge that learnt from exactly these recordings by exactly this code, from the cache where it is there."""
-    content = hashlib.sha256(Path(__file__).read_bytes())
+    content = hashlib.sha256(Path(__file__).read_bytes() + str(epochs).encode())
     for item, text in zip(features.items(), texts, strict=True):
         content.update(item.numpy().tobytes() + text.encode())
     folder = cache_dir / "judges" / f"transcriber-{content.hexdigest()[:16]}"
     if (folder / "transcriber.json").exists():  # written last
         return Transcriber.load(folder)
-    judge = train_transcriber(features, texts, progress=progress)
+    judge = train_transcriber(features, texts, epochs=epochs, progress=progress)
     judge.save(folder)
     return judge

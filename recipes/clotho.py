@@ -6,7 +6,8 @@
 
 Clotho has 6,974 sounds of 15 to 30 s with five captions each: development trains, validation validates, evaluation
 tests. Every caption is an item of its own, so that q(z | sound) must allow for several. Captions are read by words. In
-a folder of labelled sounds the label is the caption; of every ten sounds of a label the last tests, the fifth validates.
+a folder of labelled sounds the label is the caption; of every ten sounds of a label the tenth tests, the fifth
+validates.
 
 Captions written for test sounds are held against all of a sound's own ones (BLEU, torchmetrics), beside what captions
 drawn from the training, which have not heard the sound, reach. Sounds are matched with captions by the distance of

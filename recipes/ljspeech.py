@@ -166,7 +166,7 @@ def summary(metrics: dict[str, Any]) -> list[str]:
         off = found["audio_from_audio"]
         again = f"{off['reconstruction']:.2f} dB off (Griffin-Lim alone {off['griffin_lim']:.2f})"
         lines.append(
-            f"  {length:<20}{found['sentences']:>5} sentences: text through the latent {rate(found['text_from_text'])}, "
+            f"  {length:<20}{found['sentences']:>5} sentences: text through z {rate(found['text_from_text'])}, "
             f"text from audio {rate(found['text_from_audio'])}, audio given back {again}"
         )
     return lines

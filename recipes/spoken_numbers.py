@@ -7,7 +7,8 @@
 
 The numbers 0 to 999 in several voices each. 100 numbers above 99 are tested on and are nowhere in training, in no
 voice; `--holdout` keeps 50 further ones back as split `valid` and measures on them instead. A model that has one latent
-vector a phrase must compose: "three hundred and forty-two" from other hundreds and other forty-twos.
+vector a phrase must compose: "three hundred and forty-two" from other hundreds and other forty-twos. The voice is a
+covariate, so that generated and recorded speech can be compared number by number and voice by voice.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from mmseqvae.files import write_text
 from mmseqvae.synth import FORMAT, Utterance, synthesise
 
 if TYPE_CHECKING:
-    from mmseqvae.data import Corpus
+    from mmseqvae.data import Corpus, SequenceDataset
     from mmseqvae.pretrained import Trained
     from mmseqvae.sequence import Sequence
 
@@ -111,7 +112,7 @@ def splits(seed: int, holdout: bool) -> dict[int, str]:
     return {n: kept_back.get(n, "train") for n in range(NUMBERS)}
 
 
-def utterances(language: str, seed: int, numbers: int = NUMBERS) -> dict[str, Utterance]:
+def utterances(language: str, seed: int) -> dict[str, Utterance]:
     """What is to be spoken, by id "<number>_<voice>_<take>"; speeds and pitches are drawn anew for every recording."""
     generator = np.random.default_rng(seed)
     spoken = LANGUAGES[language]
@@ -119,7 +120,7 @@ def utterances(language: str, seed: int, numbers: int = NUMBERS) -> dict[str, Ut
         f"{n}_{voice}_{take}": Utterance(
             spoken.spell(n), voice, speed=int(generator.integers(140, 181)), pitch=int(generator.integers(35, 66))
         )
-        for n in range(numbers)
+        for n in range(NUMBERS)
         for voice in spoken.voices
         for take in range(TAKES)
     }
@@ -157,6 +158,7 @@ MODEL = ModelConfig(
 )  # fmt: skip
 OBJECTIVE = ObjectiveConfig()
 TRAINING = TrainingConfig(epochs=20)
+JUDGE_EPOCHS = 12
 
 
 def main(
@@ -166,7 +168,6 @@ def main(
     seed: int | None = None,
     data_seed: int = 0,
     holdout: bool = False,
-    draws: int = 3,
     model: ModelConfig = MODEL,
     objective: ObjectiveConfig = OBJECTIVE,
     training: TrainingConfig = TRAINING,
@@ -180,7 +181,6 @@ def main(
         seed: of everything random but the data, the same as --training.seed.
         data_seed: of the numbers held out, and of the voices' speeds and pitches.
         holdout: keep 50 training numbers back and measure on them instead of on the 100 of test.
-        draws: of each number, that are generated and judged.
         model: the networks.
         objective: what is maximised.
         training: how long and how fast.
@@ -192,24 +192,22 @@ def main(
     from mmseqvae.data import prepare
     from mmseqvae.recipe import train_and_measure
 
-    corpus = prepare(manifest, audio=AUDIO, cache_dir=cache_dir)
+    corpus = prepare(manifest, audio=AUDIO, covariates=["speaker"], cache_dir=cache_dir)
     split = "valid" if holdout else "test"
     train_and_measure(
         "spoken_numbers", corpus, manifest, out, (model, objective, training), split,
-        lambda trained: measure(trained, corpus, split, language, cache_dir, draws, training.seed), summary,
+        lambda trained: measure(trained, corpus, split, language, cache_dir, training.seed), summary,
         language=language,
     )  # fmt: skip
 
 
-def measure(
-    trained: Trained, corpus: Corpus, split: str, language: str, cache_dir: Path, draws: int, seed: int
-) -> dict[str, Any]:
+def measure(trained: Trained, corpus: Corpus, split: str, language: str, cache_dir: Path, seed: int) -> dict[str, Any]:
     """All figures of the run: of numbers that are held out and, beside them, of as many that are not."""
     from benchmarks.transcriber import transcriber
     from mmseqvae.audio import LogMel
-    from mmseqvae.data import encode_items
     from mmseqvae.evaluation import destandardised, share_to_dict, written
     from mmseqvae.measures import character_error_rate, exact_match
+    from mmseqvae.pretrained import to_device
     from mmseqvae.sequence import Sequence
     from mmseqvae.text import Tokenizer
 
@@ -218,12 +216,12 @@ def measure(
     assert isinstance(tokenizer, Tokenizer)
     train, held = (corpus.datasets[name] for name in ("train", split))
 
-    def recordings(dataset: Any) -> tuple[Sequence, list[str]]:
-        batch = dataset.__getitems__(range(len(dataset)))
-        return batch["audio"], [str(tokenizer.decode(item)) for item in batch["text"].items()]
+    def recordings(dataset: SequenceDataset, rows: np.ndarray) -> tuple[dict[str, Sequence], list[str]]:
+        batch = dataset.__getitems__(rows.tolist())
+        return batch, [str(tokenizer.decode(item)) for item in batch["text"].items()]
 
-    learnt, texts = recordings(train)
-    judge = transcriber(destandardised(front_end, learnt), texts, cache_dir, "judge")
+    learnt, texts = recordings(train, np.arange(len(train)))
+    judge = transcriber(destandardised(front_end, learnt["audio"]), texts, cache_dir, JUDGE_EPOCHS, "judge")
     recognisers = number_recognisers() if language == "en" else {}
 
     def heard(frames: Sequence, wanted: list[str]) -> dict[str, Any]:
@@ -236,21 +234,24 @@ def measure(
             found[name] = share_to_dict(exact_match([text.replace("-", " ") for text in wanted], spoken))
         return found
 
-    def said(phrases: list[str]) -> dict[str, Any]:
-        batch = encode_items(trained.front_ends, [{"text": phrase} for phrase in phrases])
-        made = model.generate({"text": batch["text"]}, ["audio"], ["text"], draws, None, model.generator(seed))
-        return heard(made["audio"], [phrase for phrase in phrases for _ in range(draws)])
+    def made(batch: dict[str, Sequence], wanted: list[str], given: str) -> dict[str, Any]:
+        """The same phrases in the same voices, each said once by the model, which is given the text or the audio."""
+        known = to_device({name: batch[name] for name in (given, "speaker")}, model.device)
+        return heard(model.generate(known, ["audio"], [given], generator=model.generator(seed))["audio"], wanted)
 
-    real, phrases = recordings(held)
-    unseen = sorted(set(phrases))
-    seen = sorted({text for text, label in zip(texts, train.labels, strict=True) if int(label or 0) > 99})
-    again = model.generate({"audio": real}, ["audio"], ["audio"], generator=model.generator(seed))["audio"]
+    real, phrases = recordings(held, np.arange(len(held)))
+    several = np.flatnonzero([int(label or 0) > 99 for label in train.labels])  # numbers like those held out
+    seen = recordings(train, np.random.default_rng(seed).permutation(several)[: len(held)])
     return {
-        "numbers": {"held_out": len(unseen), "trained": len(set(texts)), "in_both": len(set(unseen) & set(texts))},
-        "reference": heard(real, phrases),
-        "text_to_audio": said(unseen),
-        "text_to_audio_seen": said([seen[i] for i in np.linspace(0, len(seen) - 1, len(unseen)).astype(int)]),
-        "audio_to_audio": heard(again, phrases),
+        "numbers": {
+            "held_out": len(set(phrases)),
+            "trained": len(set(texts)),
+            "in_both": len(set(phrases) & set(texts)),
+        },
+        "reference": heard(real["audio"], phrases),
+        "text_to_audio": made(real, phrases, "text"),
+        "text_to_audio_seen": made(*seen, "text"),
+        "audio_to_audio": made(real, phrases, "audio"),
         "audio_to_text": written(trained, held, "text", "audio", seed),
     }
 
