@@ -14,9 +14,10 @@ import torch
 from benchmarks import judges
 from benchmarks.judges import Judge, train_judge
 from mmseqvae.audio import LogMel
-from mmseqvae.data import Corpus, SequenceDataset
+from mmseqvae.data import Corpus, SequenceDataset, encode_items
 from mmseqvae.evaluation import destandardised, heard_again, share_to_dict
 from mmseqvae.measures import kept
+from mmseqvae.pretrained import Trained
 from mmseqvae.sequence import Sequence
 from mmseqvae.text import Tokenizer
 
@@ -87,3 +88,36 @@ def _measured(judge: Judge, front_end: LogMel, mels: Sequence, labels: list[str]
 
 def _all(dataset: SequenceDataset, name: str) -> Sequence:
     return dataset.__getitems__(range(len(dataset)))[name]
+
+
+def words_heard(
+    trained: Trained, corpus: Corpus, split: str, cache_dir: Path, draws: int, learn_from: int, seed: int
+) -> dict[str, Any]:
+    """Are typed words said? A judge of words learns from at most `learn_from` training recordings of each.
+
+    Every word of `split` is said `draws` times, frame noise 0.5, log-mels; the judge's own share on the recordings of
+    `split` stands beside it.
+    """
+    front_end, tokenizer = trained.front_ends["audio"], trained.front_ends["text"]
+    assert isinstance(front_end, LogMel)
+    assert isinstance(tokenizer, Tokenizer)
+    train, test = corpus.datasets["train"], corpus.datasets[split]
+    some: dict[str | None, list[int]] = {}
+    for row in np.random.default_rng(0).permutation(len(train)).tolist():
+        some.setdefault(train.labels[row], []).append(row)
+    chosen = [row for rows in some.values() for row in rows[:learn_from]]
+    recorded = train.__getitems__(chosen)
+    judge = _judge(
+        "word", destandardised(front_end, recorded["audio"]), [tokenizer.decode(i) for i in recorded["text"].items()],
+        cache_dir, True,
+    )  # fmt: skip
+    real = [tokenizer.decode(item) for item in _all(test, "text").items()]
+    words = sorted(set(real))
+    given = encode_items(trained.front_ends, [{"text": word} for word in words])
+    made = trained.model.generate({"text": given["text"]}, ["audio"], ["text"], draws, None,
+                                  trained.model.generator(seed))["audio"]  # fmt: skip
+    asked = [word for word in words for _ in range(draws)]
+    return {
+        "text_to_audio": share_to_dict(kept(asked, judge.labels(destandardised(front_end, made)))),
+        "judge": share_to_dict(kept(real, judge.labels(destandardised(front_end, _all(test, "audio"))))),
+    }

@@ -30,24 +30,29 @@ MARGIN = 0.15  # s of (noisy) silence on both sides: clips cut at the first soun
 
 
 class Recogniser:
-    """pocketsphinx with a grammar of single words. What it hears in a clip does not depend on the clips before it.
+    """pocketsphinx with a grammar of words. What it hears in a clip does not depend on the clips before it.
 
-    words: what can be heard, in the spelling of the CMU dictionary. seed: of the noise under every clip.
+    words: what can be heard, in the spelling of the CMU dictionary. phrase: what a clip holds, in JSGF, where <word> is
+    any of the words: "<word>+" one or more of them. seed: of the noise under every clip.
     Raises ModuleNotFoundError without the extra `judge`, ValueError where a word is not in the dictionary.
     """
 
-    def __init__(self, words: Iterable[str] = DIGITS, seed: int = 0) -> None:
+    def __init__(self, words: Iterable[str] = DIGITS, seed: int = 0, phrase: str = "<word>") -> None:
         self.words = tuple(words)
         self.seed = seed
         # The second search, through the lattice (`bestpath`), leaves one clip in twenty without a word: 0.77, not 0.85.
         self.decoder = _extra("pocketsphinx").Decoder(samprate=SAMPLE_RATE, lm=None, bestpath=False, loglevel="FATAL")
         if strangers := [word for word in self.words if self.decoder.lookup_word(word) is None]:
             raise ValueError(f"the recogniser's dictionary lacks {strangers}: take the CMU dictionary's spelling")
-        self.decoder.add_jsgf_string("words", f"#JSGF V1.0; grammar words; public <word> = {' | '.join(self.words)};")
+        rules = f"public <phrase> = {phrase}; <word> = {' | '.join(self.words)};"
+        self.decoder.add_jsgf_string("words", f"#JSGF V1.0; grammar words; {rules}")
         self.decoder.activate_search("words")
 
     def recognise(self, waves: Iterable[np.ndarray], sample_rate: int) -> list[str]:
-        """The word heard in each clip [N] at `sample_rate` Hz, "" where none or the clip is empty; 10 ms a clip."""
+        """The word or phrase heard in each clip [N] at `sample_rate` Hz, "" where none or the clip is empty.
+
+        10 ms a word.
+        """
         return [self._hear(_levelled(wave, sample_rate, row)) for row, wave in enumerate(waves)]
 
     def noise_control(self, n: int, seconds: float = 0.5) -> dict[str, int]:

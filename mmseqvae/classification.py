@@ -167,7 +167,7 @@ def classify(
     for name in ("train", "valid", split) if probe is None else (split,):
         dataset = corpus.datasets[name]
         if len(dataset):
-            parts[name] = (posteriors(trained.model, dataset, given).mean.cpu().double().numpy(), dataset.ids)
+            parts[name] = (posteriors(trained.model, dataset, given).mean.cpu().double().numpy(), list(dataset.ids))
     if split not in parts:
         there = {name: len(dataset) for name, dataset in corpus.datasets.items()}
         raise ValueError(f"no row is in the split {split}; the splits hold {there}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import platform
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,10 @@ import torch
 import mmseqvae
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data import Corpus
+from mmseqvae.files import write_json, write_text
 from mmseqvae.pretrained import CONFIG, WEIGHTS, Trained, load
+from mmseqvae.report import report
+from mmseqvae.runs import next_commands
 from mmseqvae.training import fit, settings
 
 
@@ -45,3 +51,43 @@ def described(recipe: str, training: TrainingConfig, seconds: float | None, **mo
         "machine": platform.machine(), "python": platform.python_version(), "torch": torch.__version__,
         "mmseqvae": mmseqvae.__version__, "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
+
+
+def train_and_measure(
+    recipe: str,
+    corpus: Corpus,
+    manifest: Path,
+    out: Path,
+    configs: tuple[ModelConfig, ObjectiveConfig, TrainingConfig],
+    split: str,
+    measure: Callable[[Trained], dict[str, Any]],
+    summary: Callable[[dict[str, Any]], list[str]],
+    **more: Any,
+) -> None:
+    """Train, measure, leave pictures, sounds and `metrics.json` in `out`, print; what is there already is kept.
+
+    split: of `corpus`, that is measured. measure: all figures of the model, as plain data; summary: those in a few
+    lines. more: what else the figures depend on, for the record.
+    """
+    model, objective, training = configs
+    trained, seconds = train_or_load(corpus, out, model, objective, training)
+    metrics = out / "metrics.json"
+    if seconds is not None or not metrics.exists():
+        figures = {"run": described(recipe, training, seconds, split=split, **more), **measure(trained)}
+        report(trained, corpus.datasets[split], out, training.seed)
+        write_json(metrics, figures)  # last: where it is, sounds and pictures are too
+    figures = json.loads(metrics.read_text(encoding="utf-8"))
+    print("\n".join([*summary(figures), *next_commands(out, manifest, corpus)]))
+
+
+def write_table(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
+    """A manifest in CSV with the columns of its first row; ValueError where there is no row."""
+    rows = list(rows)
+    if not rows:
+        raise ValueError(f"{path}: there is no item to list")
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, table.getvalue())
+    return path

@@ -13,7 +13,8 @@ import urllib.error
 import urllib.request
 import zlib
 from http.client import HTTPException
-from pathlib import Path
+from lzma import LZMAError
+from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
@@ -21,11 +22,12 @@ BLOCK = 1 << 16  # bytes read at a time
 TIMEOUT = 30.0  # seconds without a byte before the connection counts as lost
 
 
-def download(url: str, path: Path, sha256: str | None = None) -> Path:
+def download(url: str, path: Path, sha256: str | None = None, md5: str | None = None) -> Path:
     """Fetch `url` to `path` and return `path`; a file that is already there is kept as it is.
 
     What arrived is kept as `<name>.part`, so the next call goes on where this one stopped (or starts again, where the
-    server cannot resume). `sha256`: hexadecimal digest that the whole file must have.
+    server cannot resume). `sha256`, `md5`: hexadecimal digests that the whole file must have, as they are published;
+    MD5 tells a damaged file, not a forged one.
 
     Raises ConnectionError when the server cannot be reached or stops early, ValueError when the digest is wrong.
     """
@@ -51,7 +53,7 @@ def download(url: str, path: Path, sha256: str | None = None) -> Path:
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:  # the part is longer than the file, so it belongs to something else
             part.unlink()
-            return download(url, path, sha256)
+            return download(url, path, sha256, md5)
         raise ConnectionError(f"{url}: the server answered {error.code} {error.reason}") from error
     except (OSError, HTTPException) as error:
         raise ConnectionError(f"{url}: the download stopped ({error}); run again to go on from there") from error
@@ -60,21 +62,25 @@ def download(url: str, path: Path, sha256: str | None = None) -> Path:
         raise ConnectionError(
             f"{url}: the download stopped at {arrived} of {total} bytes; run again to go on from there"
         )
-    if sha256 is not None and (found := file_sha256(part)) != sha256.lower():
-        part.unlink()
-        raise ValueError(
-            f"{url}: SHA-256 is {found}, expected {sha256}; the file was removed, run again to fetch it anew"
-        )
+    for name, kind, wanted in (("SHA-256", "sha256", sha256), ("MD5", "md5", md5)):
+        if wanted is not None and (found := file_digest(part, kind)) != wanted.lower():
+            part.unlink()
+            raise ValueError(
+                f"{url}: {name} is {found}, expected {wanted}; the file was removed, run again to fetch it anew"
+            )
     os.replace(part, path)
     return path
 
 
 def extract(archive: Path, folder: Path) -> Path:
-    """Unpack the tar `archive` to `folder`, which must not exist, and return `folder`.
+    """Unpack `archive`, a tar or .7z, to `folder`, which must not exist, and return `folder`.
 
     Members that would land outside of the folder, and links and devices, are refused (Python's "data" filter, PEP 706).
-    Raises ValueError, and removes `archive`, where it is damaged or unsafe.
+    Raises ValueError, and removes `archive`, where it is damaged or unsafe; ModuleNotFoundError where a .7z comes
+    without the extra `sevenzip`.
     """
+    if archive.suffix == ".7z":
+        return _extract_7z(archive, folder)
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -116,5 +122,40 @@ def verify(folder: Path, checksums: Path) -> list[str]:
 
 def file_sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of the file's bytes."""
+    return file_digest(path, "sha256")
+
+
+def file_digest(path: Path, kind: str) -> str:
+    """Hexadecimal digest of the file's bytes, `kind` as in hashlib."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, kind).hexdigest()
+
+
+def _extract_7z(archive: Path, folder: Path) -> Path:
+    try:
+        import py7zr
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{archive} is a .7z: pip install 'mmseqvae[sevenzip]', or unpack it yourself and pass --data-dir",
+            name="py7zr",
+        ) from error
+    from py7zr.exceptions import AbsolutePathError, ArchiveError
+
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        with py7zr.SevenZipFile(archive) as packed:
+            for member in packed.files:
+                inside = PurePosixPath(member.filename.replace("\\", "/"))
+                if inside.is_absolute() or ".." in inside.parts or not (member.is_file or member.is_directory):
+                    raise ArchiveError(f"member {member.filename!r} is a link or leads out of the folder")
+            packed.extractall(part)
+    except (ArchiveError, AbsolutePathError, LZMAError, EOFError) as error:
+        shutil.rmtree(part)
+        archive.unlink()
+        raise ValueError(
+            f"{archive}: cannot be unpacked ({error}); it was removed, run again to fetch it anew"
+        ) from error
+    os.replace(part, folder)
+    return folder
