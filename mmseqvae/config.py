@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 CACHE_DIR = ".cache/mmseqvae"
-UNITS = ("characters", "words", "bytes", "bpe")
+UNITS = ("characters", "words", "spaces", "bytes", "bpe")
 BPE_SIZE = 1000
 
 
@@ -63,8 +63,8 @@ class LogMelConfig:
 class TextConfig:
     """How strings of text become tokens; see `mmseqvae.units`.
 
-    units: "characters", "words", "bytes" or "bpe" (byte pairs that are learnt). Characters and words that training
-    never saw are unknown; bytes and byte pairs can write any text.
+    units: "characters", "words", "spaces" (what stands between spaces), "bytes" or "bpe" (byte pairs that are learnt).
+    Characters and words that training never saw are unknown; bytes and byte pairs can write any text.
     columns: the units of single columns, such as {"phones": "words"}.
     vocabulary: most tokens, `</s>` included; None means all characters or words, and 1,000 of bpe.
     least: occurrences that a character, a word or a byte pair needs to become a token.

@@ -13,6 +13,7 @@ from mmseqvae.modalities import Batch, Modalities
 from mmseqvae.priors import Prior
 
 ROWS = 1024  # latent draws that go through a decoder at once when scoring
+DENSITIES = 2**18  # of one draw under one posterior that are computed at once
 
 
 class Scored(nn.Module):
@@ -126,6 +127,25 @@ def log_mean_exp(log_weights: Tensor) -> Tensor:
 def effective_draws(log_weights: Tensor) -> Tensor:
     """Kish's effective sample size (sum w)^2 / sum w^2 over the first dimension: [K, B] -> [B], from 1 to K."""
     return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
+
+
+def mutual_information(q: Law, generator: torch.Generator | None = None, draws: int = 1) -> float:
+    """I(x; z) in nats under q(z) = mean_n q(z | x_n), of the N items of q [N, D]: at most ln N, so say N with it.
+
+    E_n E_{q(z | x_n)} [log q(z | x_n) - log q(z)], by `draws` draws an item (Hoffman & Johnson 2016, eq. 6): what the
+    latent says of the data. 0 where the posterior has collapsed, whatever its KL. Raises ValueError where q is empty.
+    """
+    total = len(q.mean)
+    if not total:
+        raise ValueError("mutual information of no item is undefined")
+    found = []
+    for _ in range(draws):
+        z = q.rsample(generator=generator)
+        own = q.log_prob(z)
+        for rows in torch.arange(total, device=z.device).split(max(1, DENSITIES // total)):
+            each = q.log_prob(z[rows, None])  # [R, N]: every item's density at the draws of R of them
+            found.append((own[rows] - log_mean_exp(each.T)).double())
+    return float(torch.cat(found).mean())
 
 
 def _split(total: int, size: int) -> list[int]:

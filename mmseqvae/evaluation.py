@@ -18,7 +18,7 @@ from tqdm import tqdm
 from mmseqvae.audio import LogMel
 from mmseqvae.data import Batch, SequenceDataset
 from mmseqvae.decoders import FrameDecoder
-from mmseqvae.estimates import effective_draws, log_mean_exp
+from mmseqvae.estimates import effective_draws, log_mean_exp, mutual_information
 from mmseqvae.frames import FrontEnd as FrameFrontEnd
 from mmseqvae.labels import Labels
 from mmseqvae.measures import (
@@ -29,7 +29,7 @@ from mmseqvae.measures import (
     mel_cepstral_distortion,
 )
 from mmseqvae.model import MultimodalVAE
-from mmseqvae.pretrained import Trained, to_device
+from mmseqvae.pretrained import Trained, encoded, to_device
 from mmseqvae.priors import Prior, divergence
 from mmseqvae.sampling import FrameSampling
 from mmseqvae.sequence import Sequence
@@ -38,6 +38,7 @@ from mmseqvae.text import Tokenizer
 BATCH = 64
 CEPSTRA = 13
 DRAWS = 20  # for a KL that has no closed form
+MOST = 4096  # items that mutual information is estimated on: their number limits it, and its cost is their square
 
 
 @torch.no_grad()
@@ -97,7 +98,7 @@ def likelihood(
     def note(name: str, value: Tensor) -> None:
         found.setdefault(name, []).append(value.double().cpu())
 
-    for batch in _batches(model, dataset, "likelihood" if progress else None):
+    for batch in batches(model, dataset, "likelihood" if progress else None):
         q = model.posterior(batch)
         weights: dict[str, list[Tensor]] = {name: [] for name in priors}
         scores: dict[str, list[Tensor]] = {}
@@ -160,24 +161,35 @@ def likelihood(
 
 @torch.no_grad()
 def latent(trained: Trained, dataset: SequenceDataset) -> dict[str, Any]:
-    """KL(q || prior) in nats an item and active units of D, of the joint posterior and of every single modality's.
+    """KL(q || prior) in nats an item, mutual information and active units, of the joint and every single posterior.
 
     The prior is the one that the model was trained with; where the KL has no closed form, the mean over DRAWS draws.
+    mutual_information: I(x; z) in nats of `of` items that have the modality, at most MOST, drawn at random; it is at
+    most ln of their number.
     """
     model, generator = trained.model, trained.model.generator(0)
     means: dict[str, list[Tensor]] = {}
     kls: dict[str, list[Tensor]] = {}
-    for batch in _batches(model, dataset):
-        encoded = model.encode(batch)
-        for name in ["joint", *encoded.names]:
-            q = encoded.posterior(None if name == "joint" else [name])
-            here = slice(None) if name == "joint" else encoded.here(name)
+    for batch in batches(model, dataset):
+        read = model.encode(batch)
+        for name in ["joint", *read.names]:
+            q = read.posterior(None if name == "joint" else [name])
+            here = slice(None) if name == "joint" else read.here(name)
             means.setdefault(name, []).append(q.mean[here])
             apart = divergence(q, model.training_prior, q.rsample(DRAWS, generator))
             kls.setdefault(name, []).append(apart[here])
     there = {name: torch.cat(pieces) for name, pieces in means.items()}
+    said = encoded(model, dataset)
+
+    def told(name: str) -> dict[str, Any]:
+        here = torch.ones(len(dataset), dtype=torch.bool) if name == "joint" else said.here(name).cpu()
+        rows = some_rows(here).to(model.device)
+        q = said.posterior(None if name == "joint" else [name])[rows]
+        return {"value": mutual_information(q, generator) if len(rows) else None, "of": len(rows)}
+
     return {
         "dimensions": model.latent,
+        "mutual_information": {name: told(name) for name in there},
         "kl": {name: _mean(torch.cat(pieces)) for name, pieces in kls.items()},
         "active_units": {name: active_units(mean) if len(mean) > 1 else None for name, mean in there.items()},
     }
@@ -193,7 +205,7 @@ def written(trained: Trained, dataset: SequenceDataset, name: str, given: str, s
     model, generator, tokenizer = trained.model, trained.model.generator(seed), trained.front_ends[name]
     wanted: list[str] = []
     got: list[str] = []
-    for batch in _batches(model, dataset):
+    for batch in batches(model, dataset):
         both = batch[name].present & batch[given].present
         if not both.any():
             continue
@@ -223,7 +235,7 @@ def distortion(
     order = min(CEPSTRA, front_end.channels - 1)
     found: list[Tensor] = []
     ceiling: list[Tensor] = []
-    for batch in _batches(model, dataset, f"distortion of {name}" if progress else None):
+    for batch in batches(model, dataset, f"distortion of {name}" if progress else None):
         here = batch[name].present
         if not here.any():
             continue
@@ -240,7 +252,21 @@ def distortion(
     }
 
 
-# --- shared with coherence.py and report.py ------------------------------------------------------------------------
+# --- shared with coherence.py, report.py and text_figures.py -------------------------------------------------------
+
+
+def batches(model: MultimodalVAE, dataset: SequenceDataset, label: str | None = None) -> Iterator[Batch]:
+    """The items in batches of like length, on the model's device."""
+    order = dataset.steps.argsort(kind="stable").tolist()
+    starts = range(0, len(order), BATCH)
+    for start in tqdm(starts, label, unit="batch", delay=1, disable=label is None, leave=False):
+        yield to_device(dataset.__getitems__(order[start : start + BATCH]), model.device)
+
+
+def some_rows(here: Tensor, seed: int = 0) -> Tensor:
+    """The numbers of at most MOST rows that are `here` [N], drawn at random: [R]."""
+    rows = here.nonzero().squeeze(-1)
+    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:MOST]]
 
 
 def destandardised(front_end: FrameFrontEnd, frames: Sequence) -> Sequence:
@@ -267,14 +293,6 @@ def share_to_dict(share: Share) -> dict[str, Any]:
 
 
 # --- helpers -------------------------------------------------------------------------------------------------------
-
-
-def _batches(model: MultimodalVAE, dataset: SequenceDataset, label: str | None = None) -> Iterator[Batch]:
-    """The items in batches of like length, on the model's device."""
-    order = dataset.steps.argsort(kind="stable").tolist()
-    starts = range(0, len(order), BATCH)
-    for start in tqdm(starts, label, unit="batch", delay=1, disable=label is None, leave=False):
-        yield to_device(dataset.__getitems__(order[start : start + BATCH]), model.device)
 
 
 def _mean(values: Tensor) -> float | None:

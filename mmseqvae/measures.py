@@ -8,7 +8,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
 import librosa
@@ -208,6 +209,24 @@ def mel_cepstral_distortion(a: Sequence, b: Sequence, order: int = 13) -> Tensor
         for x, y in zip(a.items(), b.items(), strict=True)
     ]
     return torch.tensor(distances)
+
+
+# --- texts --------------------------------------------------------------------------------------------------------
+
+
+def distinct(sequences: Iterable[Many[Hashable]], n: int = 2) -> float:
+    """Different n-grams of tokens over all n-grams, of all sequences together (Li et al. 2016, "distinct-n").
+
+    It falls with the number of sequences: compare equally many. NaN where no sequence has n tokens.
+    """
+    found = [tuple(tokens[i : i + n]) for tokens in sequences for i in range(len(tokens) - n + 1)]
+    return len(set(found)) / len(found) if found else math.nan
+
+
+def copied(written: Iterable[Hashable], known: Iterable[Hashable]) -> Share:
+    """Share of texts, or tuples of tokens, that stand in `known`, such as those of training, to the last one."""
+    known, written = set(known), list(written)
+    return Share(sum(text in known for text in written), len(written))
 
 
 # --- latents ------------------------------------------------------------------------------------------------------

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 import mmseqvae
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data import Corpus
-from mmseqvae.files import write_json, write_text
+from mmseqvae.files import replacing, write_json, write_text
+from mmseqvae.language_model import LanguageModel, build_language_model, fit_language_model
 from mmseqvae.pretrained import CONFIG, WEIGHTS, Trained, load
 from mmseqvae.report import report
 from mmseqvae.runs import next_commands
@@ -41,6 +43,26 @@ def train_or_load(
     if {name: noted.get(name) for name in wanted} != wanted:
         raise ValueError(f"{out} holds a model of other settings or data: choose another --out, or delete the folder")
     return trained, None
+
+
+def language_model_or_load(
+    corpus: Corpus, name: str, folder: Path, model: ModelConfig, training: TrainingConfig
+) -> LanguageModel:
+    """The language model of the tokens `name` in `folder`, fitted where it is not there or is one of other settings."""
+    notes, weights = folder / "language_model.json", folder / "language_model.safetensors"
+    data = {"name": name, "front_end": corpus.front_ends[name].to_dict()}
+    wanted = {**settings(model, ObjectiveConfig(), training), **data}
+    if notes.exists() and weights.exists():
+        noted = json.loads(notes.read_text(encoding="utf-8"))
+        if noted["settings"] == wanted:
+            found = build_language_model(corpus, name, model)
+            found.load_state_dict(load_file(weights))
+            return found.eval()
+    fitted, reached = fit_language_model(corpus, name, model, training)
+    with replacing(weights) as part:
+        save_file(fitted.state_dict(), part)
+    write_json(notes, {"settings": wanted, "reached": reached})
+    return fitted
 
 
 def described(recipe: str, training: TrainingConfig, seconds: float | None, **more: Any) -> dict[str, Any]:

@@ -60,6 +60,21 @@ class Words(Tokenizer):
         return found
 
 
+class Spaces(Words):
+    """What stands between white space, as corpora that are tokenised already have it, closed by `</s>`.
+
+    Round trips are those of `Words`. A "<unk>" or "</s>" that stands in the text is a token like any other, since a
+    space belongs to it; what training never saw is this tokenizer's own `<unk>`.
+    """
+
+    kind: ClassVar[str] = "spaces"
+
+    @classmethod
+    def rules(cls) -> tuple[Normalizer, PreTokenizer]:
+        normalizer, _ = super().rules()
+        return normalizer, pre_tokenizers.Split(Regex(" [^ ]+"), "isolated")
+
+
 class Bytes(Tokenizer):
     """The UTF-8 bytes of NFC-normalised text, 0..255, closed by `</s>` (256): nothing is unknown.
 
@@ -152,7 +167,13 @@ class BytePairs(Bytes):
         return normalizers.NFC(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
 
 
-TOKENIZERS: dict[str, type[Tokenizer]] = {"characters": Tokenizer, "words": Words, "bytes": Bytes, "bpe": BytePairs}
+TOKENIZERS: dict[str, type[Tokenizer]] = {
+    "characters": Tokenizer,
+    "words": Words,
+    "spaces": Spaces,
+    "bytes": Bytes,
+    "bpe": BytePairs,
+}
 
 
 def train_tokenizer(texts: Iterable[str], config: TextConfig, column: str) -> Tokenizer:

@@ -76,6 +76,8 @@ ORDER = [
     "callbacks",
     "training",
     "evaluation",
+    "language_model",
+    "text_figures",
     "coherence",
     "runs",
     "report",

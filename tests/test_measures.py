@@ -15,7 +15,9 @@ from mmseqvae.measures import (
     active_units,
     aligned_diversity,
     character_error_rate,
+    copied,
     copying,
+    distinct,
     diversity,
     effective_classes,
     exact_match,
@@ -249,3 +251,18 @@ def test_active_units_count_moving_means():
     assert active_units(torch.ones(10, 6)) == 0
     with pytest.raises(ValueError, match="at least two, got 1"):
         active_units(means[:1])
+
+
+# --- texts ---------------------------------------------------------------------------------------------------------
+
+
+def test_distinct_counts_pairs_of_all_sequences_together() -> None:
+    assert distinct([[1, 2, 3], [1, 2, 4]]) == 3 / 4
+    assert distinct(["abab"]) == 2 / 3
+    assert distinct([[1, 2, 3], [1, 2, 4]], 1) == 4 / 6
+    assert math.isnan(distinct([[1], []]))
+
+
+def test_copied_is_the_share_that_is_known_to_the_last_token() -> None:
+    assert copied(["a b", "a", "a b"], ["a b", "c"]) == Share(2, 3)
+    assert copied([(1, 2), (1,)], [(1, 2)]) == Share(1, 2)

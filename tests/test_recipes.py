@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from speech import SPEECH
-from two_steps import TINY, runs_and_runs_again
+
+from tests.made_texts import poems, requests_as_published
+from tests.speech import SPEECH
+from tests.two_steps import TINY, runs_and_runs_again
 
 FOUND = [f"recipes.{path.stem}" for path in sorted(Path(__file__).parent.parent.glob("recipes/[a-z]*.py"))]
 RECIPES = [name for name in FOUND if name not in SPEECH]  # those run in test_speech_recipes.py
@@ -39,6 +41,8 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str,
     sums.write_text("".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files))
     monkeypatch.setattr(spoken_digits, "FSDD_SUMS", sums)
     return {
+        "recipes.requests": {"data_dir": requests_as_published(tmp_path / "requests"), "draws": 3, "samples": 2},
+        "recipes.sentences": {"text": poems(tmp_path / "poems"), "units": "characters", "draws": 3},
         "recipes.spoken_digits": {"source": "fsdd", "data_dir": folder, "draws": 2, "pairs": 3},
         "recipes.series": {"missing": 0.2, "samples": 4, "proposals": 2},
         "recipes.video": {"items": 100, "draws": 2},

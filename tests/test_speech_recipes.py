@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from speech import SPEECH, captioned, commands, few_numbers, labelled, recipes, sentences, tone
-from two_steps import TINY, runs_and_runs_again
 
 from mmseqvae.config import TrainingConfig
 from recipes import clotho, ljspeech, speech_commands, spoken_numbers
+from tests.speech import SPEECH, captioned, commands, few_numbers, labelled, recipes, sentences, tone
+from tests.two_steps import TINY, runs_and_runs_again
 
 
 def rows(manifest: Path) -> list[dict[str, str]]:

@@ -19,7 +19,7 @@ from mmseqvae.config import UNITS, TextConfig
 from mmseqvae.data import front_end_from_dict, prepare
 from mmseqvae.pretrained import load
 from mmseqvae.text import Tokenizer
-from mmseqvae.units import TOKENIZERS, BytePairs, Bytes, Words, train_tokenizer
+from mmseqvae.units import TOKENIZERS, BytePairs, Bytes, Spaces, Words, train_tokenizer
 
 TEXTS = [
     "so, why don't we? why don't we!",
@@ -40,7 +40,7 @@ anything = st.text(st.characters(exclude_categories=["Cs"]))
 def normal(text: str, units: str) -> str:
     """What a round trip gives back."""
     nfc = unicodedata.normalize("NFC", text)
-    if units != "words":
+    if units not in ("words", "spaces"):
         return nfc
     return re.sub("[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+", " ", nfc).strip(" ")
 
@@ -88,6 +88,15 @@ def test_no_text_forges_an_end_even_where_training_is_full_of_it(units: str, tex
             len(tokenizer.encode(text)) - 1
         ]
     assert (TOKENIZERS[units].train(20 * [text]).encode(text) != tokenizer.unknown_id).all()
+
+
+def test_text_that_is_tokenised_already_is_split_at_spaces_alone() -> None:
+    tokenizer = Spaces.train(["the <unk> did n't , N </s>"])
+    ids = tokenizer.encode("the <unk> did n't , N </s>")
+    assert [tokenizer.symbols[number] for number in ids[:-1]] == [" the", " <unk>", " did", " n't", " ,", " N", " </s>"]
+    assert tokenizer.unknown_id not in ids
+    assert tokenizer.encode("the dog")[1] == tokenizer.unknown_id
+    assert tokenizer.unknown("the  big\tdog") == {"big": 1, "dog": 1}
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def watched(folder: Path) -> None:
 
 
 def launch(folder: Path, *what: str) -> list[int]:
-    """Run this file in two processes; their exit codes. Raises RuntimeError with what they said if they take 15 minutes."""
+    """Run this file in two processes; exit codes. Raises RuntimeError with what they said after 15 minutes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
