@@ -133,8 +133,8 @@ MODEL = ModelConfig(
     latent=16, frame_encoder=64, frame_inputs=64, frame_decoder=128, reduction=1, likelihood="bernoulli",
     prior="standard", input_dropout=0.1, input_noise=0.0,
 )  # fmt: skip
-OBJECTIVE = ObjectiveConfig(name="elbo", beta_warm_up=300)
-TRAINING = TrainingConfig(epochs=120, batch_size=32, patience=20)
+OBJECTIVE = ObjectiveConfig(name="elbo", beta_warm_up=100)
+TRAINING = TrainingConfig(epochs=60, batch_size=32, patience=20)
 
 
 def main(

@@ -94,7 +94,7 @@ MODEL = ModelConfig(
     token_encoder=24, token_decoder=48, token_embedding=16,
 )  # fmt: skip
 OBJECTIVE = ObjectiveConfig(token_weight=10.0)
-TRAINING = TrainingConfig(epochs=80)
+TRAINING = TrainingConfig(epochs=40)
 
 
 def main(
