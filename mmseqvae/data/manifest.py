@@ -9,7 +9,7 @@ import csv
 import hashlib
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -118,15 +118,14 @@ def read_manifest(path: str | Path, wanted: Mapping[str, str] = KNOWN, required:
     if not path.is_file():
         raise ManifestError(f"{path}: there is no such manifest")
     try:
-        table = list(readers[path.suffix.lower()](path))
+        return manifest_of(path, readers[path.suffix.lower()](path), wanted, required, path.parent)
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
-    return manifest_of(path, table, wanted, required, path.parent)
 
 
 def manifest_of(
     path: Path,
-    table: Sequence[tuple[int, Any]],
+    table: Iterable[tuple[int, Any]],
     wanted: Mapping[str, str],
     required: Collection[str],
     folder: Path,
@@ -137,27 +136,16 @@ def manifest_of(
     table: the number of every row with its cells, or with a string that tells what is wrong with it. path: what
     messages call the table. folder: where relative paths start.
     """
-    if not table:
-        raise ManifestError(f"{path}: holds no rows")
-    found = list(dict.fromkeys(name for _, cells in table if not isinstance(cells, str) for name in cells))
-    absent = [name for name in required if name not in found]
-    if absent:
-        raise ManifestError(f"{path}: has no column {', '.join(map(repr, absent))}; its columns are {found}")
-    columns = {name: kind for name, kind in wanted.items() if name in found}
-    if found and not _modalities(columns):
-        raise ManifestError(
-            f"{path}: none of the modalities {_modalities(wanted)} is among its columns {found}: "
-            "name some of them as frames, tokens or labels (--frames, --tokens, --labels)"
-        )
-
     rows: list[Row] = []
     problems: list[Problem] = []
     taken: dict[str, int] = {}
-    for number, (line, cells) in enumerate(table, start=1):
+    found: dict[str, None] = {}  # columns, in the order in which they appear
+    for number, (line, cells) in enumerate(table, start=1):  # one after the other: cells may be large
         if isinstance(cells, str):
             problems.append(Problem(line, "unknown", cells))
             continue
-        row, wrong = _read_row(folder, line, str(number), cells, columns)
+        found |= dict.fromkeys(cells)
+        row, wrong = _read_row(folder, line, str(number), cells, wanted)
         if row.id in taken:
             wrong.append(f"the id is taken by {unit} {taken[row.id]}")
         taken.setdefault(row.id, line)
@@ -165,6 +153,22 @@ def manifest_of(
             problems.append(Problem(line, row.id, "; ".join(wrong)))
         else:
             rows.append(row)
+    if not rows and not problems:
+        raise ManifestError(f"{path}: holds no rows")
+    absent = [name for name in required if name not in found]
+    if absent:
+        raise ManifestError(f"{path}: has no column {', '.join(map(repr, absent))}; its columns are {list(found)}")
+    columns = {name: kind for name, kind in wanted.items() if name in found}
+    modalities = _modalities(columns)
+    if found and not modalities:
+        raise ManifestError(
+            f"{path}: none of the modalities {_modalities(wanted)} is among its columns {list(found)}: "
+            "name some of them as frames, tokens or labels (--frames, --tokens, --labels)"
+        )
+    empty = f"has no modality at all ({', '.join(modalities)} are empty)"
+    problems += [Problem(row.row, row.id, empty) for row in rows if row.cells.keys().isdisjoint(modalities)]
+    problems.sort()
+    rows = [row for row in rows if not row.cells.keys().isdisjoint(modalities)]
     unused = [name for name in found if name not in columns and name not in (*PLAIN, WEIGHT)]
     return Manifest(path, rows, columns, unused, problems, unit)
 
@@ -259,9 +263,6 @@ def _read_row(
             trouble = file_trouble(file)
             if trouble:
                 wrong.append(f"{name} {file}: {trouble}")
-    modalities = _modalities(columns)
-    if present.keys().isdisjoint(modalities) and not wrong:
-        wrong.append(f"has no modality at all ({', '.join(modalities)} are empty)")
     weight = _weight(cells[WEIGHT]) if WEIGHT in cells and WEIGHT not in columns else None
     if weight is not None and not 0 <= weight < math.inf:
         wrong.append(f"weight must be a number >= 0, is {cells[WEIGHT]!r}")

@@ -45,14 +45,14 @@ def read_source(source: Source, wanted: Mapping[str, str] = KNOWN, required: Col
     ModuleNotFoundError where the extra `data` is needed and not installed.
     """
     if not isinstance(source, str | os.PathLike):
-        return manifest_of(IN_MEMORY, list(read_items(source)), wanted, required, Path(), "item")
+        return manifest_of(IN_MEMORY, read_items(source), wanted, required, Path(), "item")
     path = Path(source)
     if path.is_dir():
         if is_saved(path):
-            return manifest_of(path, list(read_saved(path)), wanted, required, Path(), "row")
-        return manifest_of(path, list(read_folder(path)), wanted, required, path, "item")
+            return manifest_of(path, read_saved(path), wanted, required, Path(), "row")
+        return manifest_of(path, read_folder(path), wanted, required, path, "item")
     if path.is_file() and (path.name.endswith(".jsonl.gz") or _holds_cuts(path)):
-        return manifest_of(path, list(read_cuts(path)), wanted, required, Path(), "cut")
+        return manifest_of(path, read_cuts(path), wanted, required, Path(), "cut")
     return read_manifest(path, wanted, required)
 
 
