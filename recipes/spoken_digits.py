@@ -31,6 +31,7 @@ import numpy as np
 
 from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data.download import download, extract, verify
+from mmseqvae.distributed import first_before_others, processes
 from mmseqvae.files import write_json, write_text
 from mmseqvae.synth import FORMAT, Utterance, synthesise
 
@@ -195,12 +196,8 @@ def main(
         objective: what is maximised.
         training: how long and how fast.
     """
-    if source == "synth":
-        if data_dir is not None:
-            raise ValueError("--data-dir is for --source fsdd; synthetic recordings are made in --cache-dir")
-        manifest = prepare_synth(cache_dir, data_seed, holdout)
-    else:
-        manifest = prepare_fsdd(cache_dir, data_dir, holdout)
+    if source == "synth" and data_dir is not None:
+        raise ValueError("--data-dir is for --source fsdd; synthetic recordings are made in --cache-dir")
     out = out or Path("runs") / f"spoken_digits-{source}{'-holdout' if holdout else ''}"
     training = training if seed is None else replace(training, seed=seed)
 
@@ -208,9 +205,16 @@ def main(
     from mmseqvae.report import report
     from mmseqvae.runs import next_commands
 
-    corpus = prepare(manifest, audio=AUDIO, cache_dir=cache_dir)
+    with first_before_others():
+        if source == "synth":
+            manifest = prepare_synth(cache_dir, data_seed, holdout)
+        else:
+            manifest = prepare_fsdd(cache_dir, data_dir, holdout)
+        corpus = prepare(manifest, audio=AUDIO, cache_dir=cache_dir)
     split = "valid" if holdout else "test"
     trained, seconds = train(corpus, out, model, objective, training)
+    if not processes().first:
+        return
     if seconds is not None or not (out / "metrics.json").exists():
         metrics = {"run": describe(source, split, training, seconds), **measure(trained, corpus, split, cache_dir,
                    draws, pairs, training.seed)}  # fmt: skip
