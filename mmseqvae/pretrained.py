@@ -253,7 +253,7 @@ def encoded(
     model.eval()
     batches: Iterable[Mapping[str, Sequence]] = make_loader(dataset, 256, shuffle=False)
     if items is not None:
-        batches = (dataset.__getitems__(items[first : first + 256]) for first in range(0, len(items), 256))
+        batches = (dataset.__getitems__(items[first : first + 256].tolist()) for first in range(0, len(items), 256))
     return Encoded.join([model.encode(to_device(batch, model.device), given) for batch in batches])
 
 

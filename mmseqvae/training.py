@@ -46,9 +46,10 @@ def fit(
 ) -> Trained:
     """Train on `corpus.datasets["train"]`, fit the mixture prior, write the run directory `out`, return the model.
 
-    An interrupted training goes on from `out/checkpoints/last.ckpt`. In every process that torchrun or srun started this
-    trains one model together; the first one writes, and the others load it when it is there (docs/distributed.md). Raises ValueError where `out` holds a training
-    with other settings or on another number of processes, or where settings do not fit together, before anything is trained.
+    An interrupted training goes on from `out/checkpoints/last.ckpt`. Called in every process that torchrun or srun
+    started, it trains one model on all of them; the first process writes, and the others load what it wrote (see
+    docs/distributed.md). Raises ValueError where `out` holds a training with other settings or on another number of
+    processes, or where settings do not fit together, before anything is trained.
     """
     out = Path(out)
     model, objective, training = model or ModelConfig(), objective or ObjectiveConfig(), training or TrainingConfig()
