@@ -39,7 +39,7 @@ from mmseqvae.model import MultimodalVAE
 from mmseqvae.objectives import OBJECTIVES
 from mmseqvae.priors import LearntMixture
 from mmseqvae.schedules import warm_up, warm_up_then_cosine
-from mmseqvae.training import parameter_groups
+from mmseqvae.steps import parameter_groups
 
 RESULTS = Path(__file__).with_name("results")
 LATENT, HIDDEN = 6, 32

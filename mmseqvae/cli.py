@@ -13,7 +13,7 @@ from mmseqvae.arguments import pairs, refuse_file
 from mmseqvae.arguments import run as run
 from mmseqvae.cli_tasks import classify, forecast
 from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TextConfig, TrainingConfig
-from mmseqvae.distributed import first_before_others, processes
+from mmseqvae.distributed import processes
 from mmseqvae.files import replacing, write_json
 from mmseqvae.sampling import FrameSampling, Sampling, TokenSampling
 
@@ -77,11 +77,10 @@ def train(
         training = replace(training, seed=seed)
     from mmseqvae.data import prepare
 
-    with first_before_others():  # they find the features in the cache
-        corpus = prepare(
-            manifest, audio=audio, text=text, tokens=tokens or (), frames=frames or (), labels=labels or (),
-            covariates=covariates or (), cache_dir=cache_dir, skip_bad=skip_bad,
-        )  # fmt: skip
+    corpus = prepare(
+        manifest, audio=audio, text=text, tokens=tokens or (), frames=frames or (), labels=labels or (),
+        covariates=covariates or (), cache_dir=cache_dir, skip_bad=skip_bad,
+    )  # fmt: skip
     from mmseqvae.evaluation import evaluate as measure
     from mmseqvae.runs import next_commands
     from mmseqvae.training import fit

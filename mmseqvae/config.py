@@ -193,7 +193,8 @@ class TrainingConfig:
     patience: epochs without improvement of `monitor` before stopping, None to never stop early.
     monitor: "valid/elbo" or another logged quantity that should rise. checkpoint_steps: steps between checkpoints
     within an epoch, None for one at its end only; from either a training goes on as if nothing had been. components:
-    of the mixture fitted to training posteriors at the end. conditionals: "mixture" or "flow" fits a flexible
+    of the mixture fitted to training posteriors at the end; fitted_items: of at most so many training items, chosen at
+    random, None for all. conditionals: "mixture" or "flow" fits a flexible
     q(z | x_m) of every modality at the end, which answers where that modality is alone; "none" leaves the encoders'
     own. precision: "32-true", or "bf16-mixed": matrix products in bf16, states, sums and nats in float32. seed: of
     everything random. threads: of torch, None for its own choice.
@@ -217,6 +218,7 @@ class TrainingConfig:
     monitor: str = "valid/elbo"
     checkpoint_steps: int | None = None
     components: int = 50
+    fitted_items: int | None = 100_000
     conditionals: str = "mixture"
     precision: str = "32-true"
     seed: int = 0

@@ -310,10 +310,14 @@ def load(folder: str | Path) -> Trained:
 
 
 @torch.no_grad()
-def encoded(model: MultimodalVAE, dataset: SequenceDataset, given: list[str] | None = None) -> Encoded:
-    """What the encoders say about every item of a data set, in its order."""
+def encoded(
+    model: MultimodalVAE, dataset: SequenceDataset, given: list[str] | None = None, items: np.ndarray | None = None
+) -> Encoded:
+    """What the encoders say about every item of a data set, in its order; or about `items` alone."""
     model.eval()
-    batches = make_loader(dataset, 256, shuffle=False)
+    batches: Iterable[Mapping[str, Sequence]] = make_loader(dataset, 256, shuffle=False)
+    if items is not None:
+        batches = (dataset.__getitems__(items[first : first + 256].tolist()) for first in range(0, len(items), 256))
     return Encoded.join([model.encode(to_device(batch, model.device), given) for batch in batches])
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 import mmseqvae
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data import Corpus
+from mmseqvae.distributed import processes
 from mmseqvae.files import replacing, write_json, write_text
 from mmseqvae.language_model import LanguageModel, build_language_model, fit_language_model
 from mmseqvae.pretrained import CONFIG, WEIGHTS, Trained, load
@@ -29,13 +30,21 @@ from mmseqvae.training import fit, settings
 def train_or_load(
     corpus: Corpus, out: Path, model: ModelConfig, objective: ObjectiveConfig, training: TrainingConfig
 ) -> tuple[Trained, float | None]:
-    """The trained model in `out` and the seconds it took, None where it was there. Raises ValueError for another's."""
+    """The trained model in `out` and the seconds it took, None where it was there. Raises ValueError for another's.
+
+    Of several processes only the first goes on from here, the others end: what follows is measured once.
+    """
     if training.threads:
         torch.set_num_threads(training.threads)
     if not ((out / CONFIG).exists() and (out / WEIGHTS).exists()):
         started = time.monotonic()
         trained = fit(corpus, out, model=model, objective=objective, training=training)
-        return trained, time.monotonic() - started
+        seconds = time.monotonic() - started
+        if not processes().first:
+            raise SystemExit
+        return trained, seconds
+    if not processes().first:
+        raise SystemExit
     trained = load(out)
     noted = json.loads((out / "training.json").read_text(encoding="utf-8"))
     data = {name: end.to_dict() for name, end in corpus.front_ends.items()}

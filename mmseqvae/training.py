@@ -1,4 +1,4 @@
-"""The Lightning module and fit(): a corpus in, a trained model in its run directory out."""
+"""fit(): a corpus in, a trained model in its run directory out; on one process, or on several at once."""
 
 from __future__ import annotations
 
@@ -6,229 +6,33 @@ import csv
 import json
 import logging
 import warnings
-from collections.abc import Iterator
 from collections.abc import Sequence as Many
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor
 
 from mmseqvae.callbacks import callbacks
 from mmseqvae.conditionals import KINDS, LEAST
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data import Corpus, SequenceDataset, make_loader
-from mmseqvae.distributed import cluster, first_before_others, gathered, joined, processes, total, wait
+from mmseqvae.distributed import cluster, first_before_others, joined, processes, wait
 from mmseqvae.files import replacing, write_json
 from mmseqvae.fusion import Encoded
-from mmseqvae.gaps import with_gaps
 from mmseqvae.labels import Category, Labels
-from mmseqvae.measures import ACTIVE
-from mmseqvae.model import Batch, MultimodalVAE
-from mmseqvae.objectives import Terms, chosen, weights_by_dimension
-from mmseqvae.pretrained import Trained, build, encoded, load, start_prior, to_device
-from mmseqvae.schedules import BETA_SCHEDULES, TargetKL, beta_at, warm_up, warm_up_then_cosine
+from mmseqvae.model import MultimodalVAE
+from mmseqvae.objectives import weights_by_dimension
+from mmseqvae.pretrained import Trained, build, encoded, load, start_prior
+from mmseqvae.steps import Training
 from mmseqvae.text import Tokenizer
-from mmseqvae.totals import Totals
 
 logger = logging.getLogger(__name__)
 PRECISIONS = ("32-true", "bf16-mixed")
-
-
-class Training(lightning.LightningModule):
-    """One model, one objective, one optimiser. Loss: minus the mean over the batch of the objective, plus penalties.
-
-    On several processes the mean is over the items of all of their batches, and every process draws noise of its own.
-    """
-
-    def __init__(
-        self, model: MultimodalVAE, objective: ObjectiveConfig, training: TrainingConfig, weights: dict[str, float],
-        total_steps: int,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.maximised = chosen(objective.name, objective.options)
-        if objective.beta_schedule not in BETA_SCHEDULES:
-            raise ValueError(
-                f"beta_schedule must be one of {', '.join(BETA_SCHEDULES)}, got {objective.beta_schedule!r}"
-            )
-        if objective.beta_cycles < 1:
-            raise ValueError(f"beta_cycles must be at least 1, got {objective.beta_cycles}")
-        self.model, self.objective, self.training_config, self.weights = model, objective, training, weights
-        self.total_steps = total_steps
-        self.target = None if objective.target_kl is None else TargetKL(objective.target_kl, objective.beta)
-        self.trained_on, self.seen, self.means_seen = Totals(), Totals(), Totals()
-        self.noise: Tensor | None = None  # state of the generators at a checkpoint within an epoch
-        self.pretraining_steps = total_steps // max(1, training.epochs) * training.pretraining
-        self.untrained = {name: weight.clone() for name, weight in self.decoders()} if training.pretraining else {}
-
-    def decoders(self) -> Iterator[tuple[str, Tensor]]:
-        """The weights that `start_decoders_anew` resets, by name."""
-        for name in self.model.writable:
-            decoder = self.model.modality(name).decoder
-            assert decoder is not None
-            yield from ((f"{name}.{key}", weight) for key, weight in decoder.state_dict().items())
-
-    @property
-    def pretraining(self) -> bool:
-        return self.global_step < self.pretraining_steps
-
-    def on_train_epoch_start(self) -> None:
-        """Noise depends on the seed, the epoch and the rank alone, so that a training that is resumed is the same."""
-        self.noise, self.trained_on = None, Totals()
-        seed = self.training_config.seed * 1_000_003 + self.current_epoch
-        torch.manual_seed(seed + self.global_rank * 15_485_863)
-        if self.training_config.pretraining and self.current_epoch == self.training_config.pretraining:
-            self.start_decoders_anew()
-
-    def on_train_batch_start(self, batch: Batch, index: int) -> None:
-        if self.noise is not None:  # going on within an epoch
-            self._set_noise(self.noise)
-            self.noise = None
-
-    @torch.no_grad()
-    def start_decoders_anew(self) -> None:
-        """Decoders as before training, and an optimiser that knows nothing (Li et al. 2019, section 3).
-
-        "A surprisingly effective fix for deep latent variable modeling of text": encoders that an autoencoder has
-        trained say much from the first step, and a decoder that starts anew has not yet learnt to do without them.
-        """
-        for name, weight in self.decoders():
-            weight.copy_(self.untrained[name])
-        optimizer = self.optimizers()
-        assert isinstance(optimizer, LightningOptimizer)
-        optimizer.optimizer.state.clear()
-
-    def training_step(self, batch: Batch, index: int) -> Tensor:
-        rows = _rows(batch)
-        if not rows:  # others have the last items of the epoch: take part with something that counts nothing
-            batch = to_device(self.trainer.train_dataloader.dataset[0], self.device)
-        terms = self.terms(with_gaps(batch, self.training_config.gaps))
-        if rows:
-            self.trained_on.add(self.numbers(terms))
-        if self.target is None or self.pretraining:
-            return self.penalty() - self.mean(terms.objective, rows)
-        kl, items = total(torch.stack([terms.kl.detach().sum() * bool(rows), terms.kl.new_tensor(rows)])).tolist()
-        beta = self.target.update(kl / items)
-        self.log("train/beta", beta, on_step=False, on_epoch=True, batch_size=1)
-        return self.penalty() - self.mean(terms.objective, rows)
-
-    def mean(self, values: Tensor, rows: int) -> Tensor:
-        """Of [B] over the batches of all processes, of which `rows` here, times what their gradients are divided by."""
-        ranks = self.trainer.world_size
-        if ranks == 1:
-            return values.mean()
-        items = total(torch.full((), float(rows), device=values.device))
-        return values.sum() * (ranks * bool(rows)) / items  # DDP takes the mean of the gradients over the processes
-
-    @property
-    def beta(self) -> float:
-        """Weight of the KL to the prior at this step."""
-        config = self.objective
-        if self.pretraining:
-            return 0.0
-        if self.target is not None:
-            return self.target.beta
-        step = self.global_step - self.pretraining_steps
-        share = beta_at(step, config.beta_schedule, config.beta_warm_up, self.total_steps, config.beta_cycles)
-        return config.beta * share
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Runs on every process, although the first alone writes."""
-        checkpoint["target_kl"] = None if self.target is None else self.target.state
-        checkpoint["noise"] = gathered(self._noise())
-        checkpoint["trained_on"] = {name: total(sums) for name, sums in self.trained_on.sums.items()}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.target is not None:
-            self.target.state = checkpoint["target_kl"]
-        if "noise" in checkpoint:
-            self.noise = checkpoint["noise"][self.global_rank].cpu()
-            first = self.global_rank == 0  # whose sums were those of all
-            self.trained_on.sums = {n: first * sums.to(self.device) for n, sums in checkpoint["trained_on"].items()}
-
-    def _noise(self) -> Tensor:
-        """State of the generators that draws come from, in memory."""
-        here = torch.get_rng_state()
-        return torch.cat([here, torch.cuda.get_rng_state(self.device)]) if self.device.type == "cuda" else here
-
-    def _set_noise(self, state: Tensor) -> None:
-        size = len(torch.get_rng_state())
-        torch.set_rng_state(state[:size])
-        if len(state) > size:
-            torch.cuda.set_rng_state(state[size:], self.device)
-
-    def validation_step(self, batch: Batch, index: int) -> None:
-        if _rows(batch):
-            terms = self.terms(batch)
-            self.seen.add(self.numbers(terms))
-            self.means_seen.add_rows(terms.means)
-
-    def terms(self, batch: Batch) -> Terms:
-        config = self.objective
-        common = {"beta": self.beta, "free_bits": config.free_bits, "free_bits_item": config.free_bits_item}
-        return self.maximised(self.model, batch, **common, weights=self.weights, **config.options)
-
-    def penalty(self) -> Tensor:
-        """l1 sum |w| + l2 / 2 sum w^2 over weight matrices, in nats."""
-        l1, l2 = self.training_config.l1, self.training_config.l2
-        total = torch.zeros((), device=self.device)
-        for weight in self.model.parameters() if l1 or l2 else ():
-            if weight.ndim > 1:
-                total = total + l1 * weight.abs().sum() + l2 / 2 * weight.square().sum()
-        return total
-
-    def numbers(self, terms: Terms) -> dict[str, Tensor]:
-        """What is logged of every item, [B]: the bound, KL and reconstruction per modality; they show a collapse."""
-        numbers = {"objective": terms.objective, "elbo": terms.elbo, "kl/joint": terms.kl}
-        numbers |= {f"reconstruction/{name}": value for name, value in terms.reconstruction.items()}
-        numbers |= {f"coordination/{name}": value for name, value in terms.coordination.items()}
-        return numbers | {f"kl/{name}": value for name, value in terms.expert_kl.items()} | terms.others
-
-    def on_train_epoch_end(self) -> None:
-        self.report("train", self.trained_on)
-
-    def on_validation_epoch_end(self) -> None:
-        self.report("valid", self.seen)
-        for name, variance in self.means_seen.variances().items():
-            if not variance.isnan().any():
-                self.log(f"valid/active_units/{name}", float((variance > ACTIVE).sum()))
-        self.seen, self.means_seen = Totals(), Totals()
-
-    def report(self, stage: str, totals: Totals) -> None:
-        """Log the means over all items of the epoch that are there."""
-        for name, value in totals.means().items():
-            if value == value:
-                self.log(f"{stage}/{name}", value)
-
-    def configure_optimizers(self) -> Any:
-        config = self.training_config
-        groups = parameter_groups(self.model, config.learning_rate, config.prior_rate)
-        whole = config.precision == "32-true"  # Lightning cannot clip gradients beside a fused Adam in mixed precision
-        optimizer = torch.optim.Adam(groups, lr=config.learning_rate, fused=whole)
-
-        def factor(step: int) -> float:
-            if step < self.pretraining_steps:
-                return warm_up(step + 1, config.warm_up)
-            return warm_up_then_cosine(step - self.pretraining_steps, config.warm_up, self.total_steps)
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return to_device(batch, device)
-
-
-def parameter_groups(model: MultimodalVAE, rate: float, prior_rate: float) -> list[dict[str, Any]]:
-    """Parameters for an optimiser: those of a prior learnt with the model go `prior_rate` times as fast."""
-    learnt = [] if model.learnt is None else list(model.learnt.parameters())
-    own = {id(parameter) for parameter in learnt}
-    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if id(p) not in own], "lr": rate}]
-    return [*groups, {"params": learnt, "lr": prior_rate * rate}] if learnt else groups
 
 
 def fit(
@@ -242,8 +46,10 @@ def fit(
 ) -> Trained:
     """Train on `corpus.datasets["train"]`, fit the mixture prior, write the run directory `out`, return the model.
 
-    An interrupted training goes on from `out/checkpoints/last.ckpt`. Raises ValueError where `out` holds a training
-    with other settings, or where settings do not fit together, before anything is trained.
+    An interrupted training goes on from `out/checkpoints/last.ckpt`. Called in every process that torchrun or srun
+    started, it trains one model on all of them; the first process writes, and the others load what it wrote (see
+    docs/distributed.md). Raises ValueError where `out` holds a training with other settings or on another number of
+    processes, or where settings do not fit together, before anything is trained.
     """
     out = Path(out)
     model, objective, training = model or ModelConfig(), objective or ObjectiveConfig(), training or TrainingConfig()
@@ -270,12 +76,14 @@ def fit(
         raise ValueError(f"patience watches {training.monitor}, but no row is in the split valid")
 
     here = processes()
-    dealt = {"frames_per_batch": training.frames_per_batch, "rank": here.rank, "ranks": here.ranks}
+    most, rank, ranks = training.frames_per_batch, here.rank, here.ranks
     loader = make_loader(
-        datasets["train"], training.batch_size, seed=training.seed, sampling=training.sampling,
-        sampling_column=training.sampling_column, **dealt,
+        datasets["train"], training.batch_size, seed=training.seed, frames_per_batch=most, sampling=training.sampling,
+        sampling_column=training.sampling_column, rank=rank, ranks=ranks,
     )  # fmt: skip
-    valid = make_loader(datasets["valid"], 256, shuffle=False, **dealt) if "valid" in datasets else None
+    valid = None
+    if "valid" in datasets:
+        valid = make_loader(datasets["valid"], 256, False, frames_per_batch=most, rank=rank, ranks=ranks)
     steps = len(loader) * training.epochs
     module = Training(trained.model, objective, training, weights, steps)
     data = {"front_ends": {name: end.to_dict() for name, end in corpus.front_ends.items()}, "longest": longest}
@@ -323,7 +131,10 @@ def _several(model: ModelConfig) -> dict[str, Any]:
 
 def finish(trained: Trained, dataset: SequenceDataset, training: TrainingConfig, progress: bool = False) -> None:
     """What is fitted to the training posteriors after training: the prior that is drawn from, conditionals."""
-    said = encoded(trained.model, dataset)
+    most, items = training.fitted_items, None
+    if most is not None and len(dataset) > most:
+        items = np.sort(np.random.default_rng(training.seed).choice(len(dataset), most, replace=False))
+    said = encoded(trained.model, dataset, items=items)
     with torch.no_grad():  # a fusion may have weights
         draws = said.posterior().rsample(generator=trained.model.generator(training.seed))
     trained.model.fit_prior(draws, training.components, training.seed, progress)
@@ -376,8 +187,8 @@ def _checkpoint_of(out: Path, noted: dict[str, Any]) -> Path | None:
     out.mkdir(parents=True, exist_ok=True)
     notes, checkpoint = out / "training.json", out / "checkpoints" / "last.ckpt"
     if checkpoint.exists():
-        there = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else {}
-        if {**there, "processes": 0} == {**noted, "processes": 0} and there["processes"] != noted["processes"]:
+        there = {"processes": 1, **json.loads(notes.read_text(encoding="utf-8"))} if notes.exists() else {}
+        if there != noted and {**there, "processes": noted["processes"]} == noted:
             raise ValueError(
                 f"{out} holds a training on {there['processes']} process(es), which cannot go on with "
                 f"{noted['processes']}: use as many, choose another --out, or delete the folder"
@@ -390,7 +201,3 @@ def _checkpoint_of(out: Path, noted: dict[str, Any]) -> Path | None:
     if processes().first:
         write_json(notes, noted)
     return None
-
-
-def _rows(batch: Batch) -> int:
-    return len(next(iter(batch.values())).lengths)

@@ -202,7 +202,7 @@ def measure(
     from mmseqvae.recipe import language_model_or_load
     from mmseqvae.text_figures import beside_language_model
 
-    how = replace(trained.config, **LANGUAGE_MODEL)
+    how = replace(trained.config, **LANGUAGE_MODEL)  # type: ignore[arg-type]
     alone = language_model_or_load(corpus, "text", out, how, replace(training, patience=PATIENCE))
     return {
         "likelihood": beside_language_model(trained, alone, corpus, [split], draws, seed=training.seed)[split],

@@ -29,6 +29,7 @@ import numpy as np
 
 from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data.download import download, extract, verify
+from mmseqvae.distributed import first_before_others
 from mmseqvae.files import write_json, write_text
 from mmseqvae.synth import FORMAT, Utterance, synthesise
 
@@ -193,12 +194,8 @@ def main(
         objective: what is maximised.
         training: how long and how fast.
     """
-    if source == "synth":
-        if data_dir is not None:
-            raise ValueError("--data-dir is for --source fsdd; synthetic recordings are made in --cache-dir")
-        manifest = prepare_synth(cache_dir, data_seed, holdout)
-    else:
-        manifest = prepare_fsdd(cache_dir, data_dir, holdout)
+    if source == "synth" and data_dir is not None:
+        raise ValueError("--data-dir is for --source fsdd; synthetic recordings are made in --cache-dir")
     out = out or Path("runs") / f"spoken_digits-{source}{'-holdout' if holdout else ''}"
     training = training if seed is None else replace(training, seed=seed)
 
@@ -207,6 +204,11 @@ def main(
     from mmseqvae.report import report
     from mmseqvae.runs import next_commands
 
+    with first_before_others():
+        if source == "synth":
+            manifest = prepare_synth(cache_dir, data_seed, holdout)
+        else:
+            manifest = prepare_fsdd(cache_dir, data_dir, holdout)
     corpus = prepare(manifest, audio=AUDIO, cache_dir=cache_dir)
     split = "valid" if holdout else "test"
     trained, seconds = train_or_load(corpus, out, model, objective, training)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmseqvae.data.batches import SequenceDataset
-from mmseqvae.data.sampler import BucketBatchSampler, make_loader, resampled, sampling_weights
+from mmseqvae.data.sampler import BucketBatchSampler, make_loader
+from mmseqvae.data.weights import resampled, sampling_weights
 from tests.test_data_batches import contents, small_set
 
 

@@ -20,13 +20,13 @@ LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "SLURM_JOB_NAME", "SLURM_NNO
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Trained on two processes, which then were killed at the ninth step of another training, and went on."""
+    """Trained on two processes, which were then killed after eight steps of another training, and went on."""
     folder = tmp_path_factory.mktemp("two")
     make(folder)
     codes = launch(folder, "train")
     assert codes == [7, 7], said(folder, "train")
     last = torch.load(folder / "cut" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert last["global_step"] == 8  # five steps an epoch: this is within the second
+    assert last["global_step"] == 6  # five steps an epoch: this is within the second, and two steps are lost
     codes = launch(folder, "resume")
     assert codes == [0, 0], said(folder, "resume")
     return folder
@@ -86,7 +86,7 @@ def test_two_processes_that_were_killed_go_on_as_if_nothing_had_happened(folder:
     one, two = load(folder / "whole").model.state_dict(), load(folder / "cut").model.state_dict()
     assert all(torch.equal(one[name], two[name]) for name in one)
     for name, values in logged(folder / "whole").items():
-        assert logged(folder / "cut")[name][-1] == pytest.approx(values[-1], rel=1e-6), name
+        assert logged(folder / "cut")[name] == values, name
     notes = json.loads((folder / "cut" / "training.json").read_text())
     assert notes["processes"] == 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import warnings
@@ -20,7 +21,8 @@ from mmseqvae.data import Corpus, SequenceDataset, make_loader, prepare
 from mmseqvae.data.batches import Column
 from mmseqvae.gaussian import Gaussian
 from mmseqvae.objectives import OBJECTIVES, Terms, elbo
-from mmseqvae.pretrained import Trained, build, load, posteriors
+from mmseqvae.pretrained import Trained, build, encoded, load, posteriors
+from mmseqvae.priors import Mixture
 from mmseqvae.text import Tokenizer
 from mmseqvae.training import Training, fit, reconstruction_weights
 
@@ -464,3 +466,23 @@ def test_sampling_and_batches_by_frames_reach_the_loader(
     assert all(sum(x.values.shape[0] * x.values.shape[1] for x in batch.values()) <= 60 for batch in seen)
     words = {len(text) for batch in seen for text in batch["text"].items()}
     assert words == {0, len("high") + 1}  # odd items are high, or have no word
+
+
+def test_priors_are_fitted_to_so_many_items_at_most(corpus: Corpus, tmp_path: Path) -> None:
+    """Items of the training set, none twice; what else is trained is the same."""
+    all_of_them = run(corpus, tmp_path / "all")
+    some = run(corpus, tmp_path / "some", fitted_items=12)
+    rows = np.sort(np.random.default_rng(0).choice(40, 12, replace=False))
+    said = encoded(all_of_them.model, corpus.datasets["train"])
+    part = encoded(some.model, corpus.datasets["train"], items=rows)
+    torch.testing.assert_close(part.experts.mean, said.experts.mean[:, rows])
+    assert torch.equal(part.present, said.present[:, rows])
+    with torch.no_grad():
+        draws = part.posterior().rsample(generator=some.model.generator(0))
+    expected = copy.deepcopy(some.model)
+    expected.fit_prior(draws, 3, 0)
+    assert isinstance(some.model.fitted, Mixture)
+    assert isinstance(all_of_them.model.fitted, Mixture)
+    assert isinstance(expected.fitted, Mixture)
+    torch.testing.assert_close(some.model.fitted.means, expected.fitted.means)
+    assert not torch.allclose(some.model.fitted.means, all_of_them.model.fitted.means)

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from mmseqvae.distributed import processes
+
 Job = TypeVar("Job")
 
 PATIENCE = 600.0  # seconds in which no other process finished anything before its share is done here too
@@ -15,13 +17,13 @@ POLL = 0.2
 
 
 def rank_of() -> tuple[int, int]:
-    """The number of this process and how many there are, from RANK and WORLD_SIZE as torchrun sets them; else (0, 1).
+    """The number of this process and how many there are, from RANK and WORLD_SIZE as torchrun sets them, or of srun.
 
     Raises ValueError where they are no such numbers.
     """
     told = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
     if None in told:
-        return 0, 1
+        return processes().rank, processes().ranks
     try:
         rank, world = (int(str(value)) for value in told)
     except ValueError:
