@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, ProgressBar
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from mmseqvae.config import TrainingConfig
@@ -44,15 +45,37 @@ class _Within(ModelCheckpoint):
 
 
 class _Patience(EarlyStopping):
-    """Early stopping that does not count the epochs of pretraining, in which the bound need not rise."""
+    """Early stopping that keeps the weights of the best epoch, and does not count those of pretraining.
+
+    In pretraining the bound need not rise. Kept are the averaged weights, where there are some: they were validated.
+    """
 
     def __init__(self, training: TrainingConfig) -> None:
         super().__init__(training.monitor, mode="max", patience=training.patience or 0)
         self.pretraining = training.pretraining
+        self.kept: dict[str, Tensor] = {}
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if trainer.current_epoch >= self.pretraining:
-            super().on_train_epoch_end(trainer, pl_module)
+        if trainer.current_epoch < self.pretraining:
+            return
+        before = self.best_score
+        super().on_train_epoch_end(trainer, pl_module)
+        if self.best_score is not before:
+            averages = [c for c in trainer.callbacks if isinstance(c, EMAWeightAveraging)]  # type: ignore[attr-defined]
+            judged = averages[0]._average_model.module if averages else pl_module  # type: ignore[union-attr]
+            self.kept = {name: weight.detach().clone() for name, weight in judged.state_dict().items()}
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Behind the averaging in the list, so that the last average does not come back."""
+        if self.kept:
+            pl_module.load_state_dict(self.kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "kept": self.kept}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.kept = state_dict["kept"]
 
 
 class _Progress(ProgressBar):

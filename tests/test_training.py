@@ -180,6 +180,38 @@ def test_early_stopping_watches_the_named_quantity(corpus: Corpus, tmp_path: Pat
     assert len(logged(tmp_path)["valid/elbo"]) < 30
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_early_stopping_keeps_the_best_epoch_whether_interrupted_or_not(
+    corpus: Corpus, tmp_path: Path, ema: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rate that rises until the bound gets worse: the weights are then those of the epoch before it did."""
+    how = {"epochs": 40, "patience": 3, "learning_rate": 0.3, "warm_up": 40, "ema": ema}
+    stopped = run(corpus, tmp_path / "stopped", **how)
+    bounds = logged(tmp_path / "stopped")["valid/elbo"]
+    best = bounds.index(max(bounds))
+    assert 0 < best == len(bounds) - 1 - 3 < 36
+
+    module = Training(stopped.model, ObjectiveConfig(), TrainingConfig(), {}, 1)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        again = [float(module.terms(corpus.datasets["valid"].__getitems__(range(8))).elbo.mean()) for _ in range(300)]
+    assert sum(again) / len(again) == pytest.approx(bounds[best], abs=1)
+    assert bounds[-1] < bounds[best] - 1.5
+
+    seed_the_epoch = Training.on_train_epoch_start
+
+    def power_cut(self: Training) -> None:
+        if self.current_epoch == best + 2:
+            raise RuntimeError("power cut")
+        seed_the_epoch(self)
+
+    monkeypatch.setattr(Training, "on_train_epoch_start", power_cut)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(corpus, tmp_path / "cut", **how)
+    monkeypatch.undo()
+    assert same(stopped, run(corpus, tmp_path / "cut", **how))
+
+
 def test_gradients_are_clipped_when_the_optimiser_steps(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
