@@ -77,7 +77,7 @@ def coordinated(c: float, draws: int = 1, fusion: str = "poe", prior: str = "mix
 
 
 # The library's default is printed bold; where it loses more than another, the table says so.
-DEFAULT = "coordinated 0.03, 2 draws, prior learnt, mixtures given m"
+DEFAULT = "coordinated 0.3, prior learnt, mixtures given m"
 RUNS: dict[str, Run] = {
     "ELBO": Run("elbo"),
     "MVAE": Run("mvae"),
@@ -108,6 +108,21 @@ RUNS: dict[str, Run] = {
     "MVTCAE, prior learnt, mixtures given m": Run("mvtcae", "poe-without-base", "mixture", conditional="mixture"),
     "coordinated 0.3, prior learnt, mixtures given m": coordinated(0.3, conditional="mixture"),
     "coordinated 0.1, prior learnt, mixtures given m": coordinated(0.1, conditional="mixture"),
+    "coordinated 0.3, own 0.3, prior learnt, mixtures given m": coordinated(
+        0.3, conditional="mixture", options={"own": 0.3}
+    ),
+    "coordinated 0.1, own 0.3, prior learnt, mixtures given m": coordinated(
+        0.1, conditional="mixture", options={"own": 0.3}
+    ),
+    "coordinated 0.03, own 0.3, prior learnt, mixtures given m": coordinated(
+        0.03, conditional="mixture", options={"own": 0.3}
+    ),
+    "coordinated 0.1, own 0.1, prior learnt, mixtures given m": coordinated(
+        0.1, conditional="mixture", options={"own": 0.1}
+    ),
+    "coordinated 0.1, own 1.0, prior learnt, mixtures given m": coordinated(
+        0.1, conditional="mixture", options={"own": 1.0}
+    ),
     "coordinated 0.3, 2 draws, prior learnt, mixtures given m": coordinated(0.3, 2, conditional="mixture"),
     "coordinated 0.3, 5 draws, prior learnt, mixtures given m": coordinated(0.3, 5, conditional="mixture"),
     "coordinated 0.1, 2 draws, prior learnt, mixtures given m": coordinated(0.1, 2, conditional="mixture"),

@@ -49,7 +49,7 @@ PRIVATE = {"model.latent": 16, "model.private": 16}
 # Flexible q(z | x_m), fitted after the training of the row without.
 AFTER_MIXTURE, AFTER_FLOW = {"training.conditionals": "mixture"}, {"training.conditionals": "flow"}
 
-TIED = {"coordination": 0.03, "draws": 2}  # options of `coordinated` that are the library's defaults
+TIED = {"coordination": 0.3, "draws": 1}  # options of `coordinated` that are the library's defaults
 
 
 def tied(fusion: str = "poe", prior: str = "standard", **options: Any) -> dict[str, Any]:
@@ -72,13 +72,14 @@ ROWS: dict[str, dict[str, Any]] = {
     "telbo": row("telbo", "joint"),
     "jnf": row("elbo", "joint") | AFTER_FLOW,
     "cvae": row("cvae", "joint"),
-    "crmvae": tied(tokens=0.0, own=1.0, coordination=1.0, draws=1),
+    "crmvae": tied(tokens=0.0, own=1.0, coordination=1.0),
     "dmvae": row("dmvae") | PRIVATE,
     "mmvae-plus": row("mmvae_plus", "moe") | PRIVATE,
     "coordinated": tied(),
-    "coordinated-0.3": tied(coordination=0.3),
     "coordinated-1": tied(coordination=1.0),
-    "coordinated-one-draw": tied(draws=1),
+    "coordinated-0.03": tied(coordination=0.03),
+    "coordinated-two-draws": tied(draws=2),
+    "coordinated-own": tied(own=0.3),
     "coordinated-cross": tied(cross=0.1),
     "coordinated-detached": tied(detach=True),
     "coordinated-generalised": tied("generalised-poe"),
@@ -90,8 +91,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "vamp-50": tied(prior="vamp-50"),
     "mixture-100": tied(prior="mixture-100"),
     "default": tied(prior="mixture-100") | AFTER_MIXTURE,
-    "default-one-draw": tied(prior="mixture-100", draws=1) | AFTER_MIXTURE,
-    "default-0.3-one-draw": tied(prior="mixture-100", coordination=0.3, draws=1) | AFTER_MIXTURE,
+    "own-mixture-100-after-mixture": tied(prior="mixture-100", own=0.3) | AFTER_MIXTURE,
     "mixture-100-after-flow": tied(prior="mixture-100") | AFTER_FLOW,
     "mixture-40-after-mixture": tied(prior="mixture-40") | AFTER_MIXTURE,
     "mixture-100-joint-after-mixture": tied("joint", "mixture-100") | AFTER_MIXTURE,

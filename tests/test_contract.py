@@ -270,7 +270,6 @@ def test_the_model_keeps_the_contract(batch: dict[str, Sequence]) -> None:
 FREE_BITS: dict[str, dict[str, float]] = {
     "importance": {},
     "mmvae_plus": {},
-    "coordinated": {},
     "cvae": {"free_bits_item": 0.05},
 }  # else a dimension
 

@@ -24,12 +24,12 @@ def coordinated(
     free_bits: float = 0.0,
     free_bits_item: float = 0.0,
     weights: Weights = None,
-    coordination: float = 0.03,
+    coordination: float = 0.3,
     tokens: float = 1.0,
     own: float = 0.0,
     cross: float = 0.0,
     detach: bool = False,
-    draws: int = 2,
+    draws: int = 1,
 ) -> Terms:
     """The joint bound, with every single-modality posterior coordinated with the joint one. The default.
 
@@ -113,7 +113,7 @@ def jmvae(
     """
     return coordinated(
         model, batch, beta=beta, free_bits=free_bits, free_bits_item=free_bits_item, weights=weights,
-        coordination=alpha, tokens=0.0, draws=1,
+        coordination=alpha, tokens=0.0,
     )  # fmt: skip
 
 
