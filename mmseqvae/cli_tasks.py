@@ -6,16 +6,11 @@ import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from mmseqvae.arguments import pairs, refuse_file
 from mmseqvae.config import CACHE_DIR
 from mmseqvae.files import replacing, write_json
-
-if TYPE_CHECKING:
-    from mmseqvae.data import Batch
-    from mmseqvae.forecast import Draws
-    from mmseqvae.pretrained import Trained
 
 AT_ONCE = 64  # items
 
@@ -74,7 +69,7 @@ def forecast(
     if manifest is None:
         trained = load_run(run)
         check_names(item, [*trained.model.readable, *trained.model.covariates], "is given")
-        parts: Iterator[tuple[list[str], Batch]] = iter([(["1"], trained.encode([item]))])
+        parts: Iterator[tuple[list[str], Any]] = iter([(["1"], trained.encode([item]))])
     else:
         trained, corpus = read_run(run, manifest, cache_dir, skip_bad)
         dataset = corpus.datasets[split]
@@ -162,7 +157,7 @@ class Backtest:
         self.steps = steps
         self.found: dict[str, list[dict[str, Any]]] = {}
 
-    def hide(self, trained: Trained, batch: Batch, want: list[str] | None) -> Batch:
+    def hide(self, trained: Any, batch: Any, want: list[str] | None) -> Any:
         """The batch without the last steps of its frames; an item that is no longer than these loses nothing."""
         from mmseqvae.sequence import Sequence
 
@@ -173,12 +168,12 @@ class Backtest:
                 cut[name] = Sequence(x.values, left.where(left > 0, x.lengths), x.observed)
         return {**batch, **cut}
 
-    def note(self, trained: Trained, name: str, draws: Draws, batch: Batch, shown: Batch) -> None:
+    def note(self, trained: Any, name: str, draws: Any, batch: Any, shown: Any) -> None:
         from mmseqvae import backtest
         from mmseqvae.evaluation import destandardised
         from mmseqvae.sequence import Sequence
 
-        x = destandardised(trained.front_ends[name], batch[name])  # type: ignore[arg-type]
+        x = destandardised(trained.front_ends[name], batch[name])
         start = shown[name].lengths.cpu()
         where = x.hiding(Sequence(x.values, start).valid).mask
         made = x.values.expand(len(draws.samples), *x.values.shape).clone()
@@ -197,7 +192,7 @@ class Backtest:
         return {name: pooled(rows) for name, rows in self.found.items()}
 
 
-def _header(trained: Trained, name: str, levels: list[float]) -> list[str]:
+def _header(trained: Any, name: str, levels: list[float]) -> list[str]:
     from mmseqvae.text import Tokenizer
 
     if isinstance(trained.front_ends[name], Tokenizer):
@@ -205,7 +200,7 @@ def _header(trained: Trained, name: str, levels: list[float]) -> list[str]:
     return ["id", "step", "channel", "mean", *(f"q{level:g}" for level in levels)]
 
 
-def _rows(trained: Trained, name: str, ids: list[str], draws: Draws, levels: list[float]) -> Iterator[list[Any]]:
+def _rows(trained: Any, name: str, ids: list[str], draws: Any, levels: list[float]) -> Iterator[list[Any]]:
     samples = draws.samples.cpu()
     if not samples.is_floating_point():
         for row, identity in enumerate(ids):

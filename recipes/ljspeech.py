@@ -118,7 +118,7 @@ def main(
     corpus = prepare(manifest, audio=AUDIO, cache_dir=cache_dir)
     train_and_measure(
         "ljspeech", corpus, manifest, out, (model, objective, training), "test",
-        lambda trained: measure(trained, corpus, training.seed), summary, seconds=seconds,
+        lambda trained: measure(trained, corpus, training.seed), summary, longest_seconds=seconds,
     )  # fmt: skip
 
 
