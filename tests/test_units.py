@@ -223,7 +223,7 @@ def test_what_is_no_text_is_refused(units: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"units": "letters"}, "must be among .*, got letters"),
+        ({"units": "letters"}, "must be among characters, words, spaces, bytes, bpe, got letters"),
         ({"columns": {"a": "chars"}}, "got chars"),
         ({"units": "bpe", "vocabulary": 256}, "bpe must be at least 257, got 256"),
         ({"columns": {"a": "bpe"}, "vocabulary": 30}, "bpe, characters must be at least 257, got 30"),
