@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from mmseqvae.arguments import pairs, refuse_file
 from mmseqvae.config import CACHE_DIR
@@ -65,11 +64,12 @@ def forecast(
     refuse_file(out)
 
     from mmseqvae.runs import check_names, load_run, read_run
+    from mmseqvae.tables import Backtest, header, lines
 
     if manifest is None:
         trained = load_run(run)
         check_names(item, [*trained.model.readable, *trained.model.covariates], "is given")
-        parts: Iterator[tuple[list[str], Any]] = iter([(["1"], trained.encode([item]))])
+        parts = iter([(["1"], trained.encode([item]))])
     else:
         trained, corpus = read_run(run, manifest, cache_dir, skip_bad)
         dataset = corpus.datasets[split]
@@ -86,7 +86,7 @@ def forecast(
         shown = figures.hide(trained, batch, want) if backtest else batch
         made = trained.forecast_batch(shown, steps, samples, want, proposals, generator)
         for name, draws in made.items():
-            rows.setdefault(name, [_header(trained, name, levels)]).extend(_rows(trained, name, ids, draws, levels))
+            rows.setdefault(name, [header(trained, name, levels)]).extend(lines(trained, name, ids, draws, levels))
             if backtest:
                 figures.note(trained, name, draws, batch, shown)
     for name, table in rows.items():
@@ -148,67 +148,3 @@ def classify(
     write_json(out / "metrics.json", {"label": label, "given": names, "split": split, **figures})
     print(json.dumps({k: v for k, v in figures.items() if k not in ("classes", "confusion")}, indent=1))
     print(out / "predictions.csv")
-
-
-class Backtest:
-    """The last `steps` steps of items hidden, and what a forecast of them was worth."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-        self.found: dict[str, list[dict[str, Any]]] = {}
-
-    def hide(self, trained: Any, batch: Any, want: list[str] | None) -> Any:
-        """The batch without the last steps of its frames; an item that is no longer than these loses nothing."""
-        from mmseqvae.sequence import Sequence
-
-        cut = {}
-        for name, x in batch.items():
-            if x.values.is_floating_point() and (want is None or name in want):
-                left = x.lengths - self.steps
-                cut[name] = Sequence(x.values, left.where(left > 0, x.lengths), x.observed)
-        return {**batch, **cut}
-
-    def note(self, trained: Any, name: str, draws: Any, batch: Any, shown: Any) -> None:
-        from mmseqvae import backtest
-        from mmseqvae.evaluation import destandardised
-        from mmseqvae.sequence import Sequence
-
-        x = destandardised(trained.front_ends[name], batch[name])
-        start = shown[name].lengths.cpu()
-        where = x.hiding(Sequence(x.values, start).valid).mask
-        made = x.values.expand(len(draws.samples), *x.values.shape).clone()
-        for row, first in enumerate(start.tolist()):
-            end = min(first + self.steps, x.steps)
-            made[:, row, first:end] = draws.samples[:, row, : end - first].cpu()
-        found = backtest.scores(type(draws)(made), x.filled(), where)
-        known = Sequence(x.values, x.lengths, x.mask & ~where)
-        for other, guess in (("last value", backtest.last_value), ("straight line", backtest.straight_line)):
-            found[other] = backtest.mean_squared_error(guess(known), x.filled(), where) if where.any() else None
-        self.found.setdefault(name, []).append(found)
-
-    def result(self) -> dict[str, Any]:
-        from mmseqvae.backtest import pooled
-
-        return {name: pooled(rows) for name, rows in self.found.items()}
-
-
-def _header(trained: Any, name: str, levels: list[float]) -> list[str]:
-    from mmseqvae.text import Tokenizer
-
-    if isinstance(trained.front_ends[name], Tokenizer):
-        return ["id", "sample", name]
-    return ["id", "step", "channel", "mean", *(f"q{level:g}" for level in levels)]
-
-
-def _rows(trained: Any, name: str, ids: list[str], draws: Any, levels: list[float]) -> Iterator[list[Any]]:
-    samples = draws.samples.cpu()
-    if not samples.is_floating_point():
-        for row, identity in enumerate(ids):
-            for number, tokens in enumerate(samples[:, row], start=1):
-                yield [identity, number, trained.front_ends[name].decode(tokens)]
-        return
-    table = [draws.mean.cpu(), *draws.quantiles(levels).cpu()]
-    for row, identity in enumerate(ids):
-        for step in range(samples.shape[2]):
-            for channel in range(samples.shape[3]):
-                yield [identity, step + 1, channel, *(f"{float(values[row, step, channel]):.6g}" for values in table)]

@@ -348,7 +348,7 @@ def test_embed_writes_the_posterior_of_every_row(
 # ------------------------------------------------------------------------------------------------------- help
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["generate"], ["evaluate"], ["embed"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["generate"], ["evaluate"], ["embed"], ["forecast"], ["classify"]])
 def test_help_needs_no_torch(command: list[str]) -> None:
     code = """if True:
         import runpy, sys

@@ -85,6 +85,7 @@ ORDER = [
     "report",
     "recipe",
     "classification",
+    "tables",
     "arguments",
     "cli_tasks",
     "cli",
