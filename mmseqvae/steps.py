@@ -11,7 +11,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from mmseqvae.config import ObjectiveConfig, TrainingConfig
-from mmseqvae.distributed import gathered, total
+from mmseqvae.distributed import gathered, processes, total
 from mmseqvae.gaps import with_gaps
 from mmseqvae.measures import ACTIVE
 from mmseqvae.model import Batch, MultimodalVAE
@@ -102,7 +102,7 @@ class Training(lightning.LightningModule):
 
     def mean(self, values: Tensor, rows: int) -> Tensor:
         """Of [B] over the batches of all processes, of which `rows` here, times what their gradients are divided by."""
-        ranks = self.trainer.world_size
+        ranks = processes().ranks
         if ranks == 1:
             return values.mean()
         items = total(torch.full((), float(rows), device=values.device))
