@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import io
 import logging
 import tempfile
 from collections.abc import Iterable
@@ -40,6 +39,7 @@ from mmseqvae.measures import Share
 from mmseqvae.modalities import Modality
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.pretrained import Trained
+from mmseqvae.recipe import write_table
 from mmseqvae.training import Training
 from recipes import spoken_digits as recipe
 
@@ -110,15 +110,12 @@ def rows_of(manifest: Path) -> list[dict[str, str]]:
 @functools.cache
 def fold(place: Place, left_out: str) -> Corpus:
     """The training items of all other speakers; as "test" what the split has of the one left out."""
-    table = io.StringIO()
-    rows = rows_of(place.manifest)
-    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        if row["split"] == (place.split if row["speaker"] == left_out else "train"):
-            writer.writerow(row | {"split": "test" if row["speaker"] == left_out else "train"})
-    manifest = place.manifest.with_name(f"{place.manifest.stem}-without-{left_out}.csv")
-    write_text(manifest, table.getvalue())
+    rows = [
+        row | {"split": "test" if row["speaker"] == left_out else "train"}
+        for row in rows_of(place.manifest)
+        if row["split"] == (place.split if row["speaker"] == left_out else "train")
+    ]
+    manifest = write_table(place.manifest.with_name(f"{place.manifest.stem}-without-{left_out}.csv"), rows)
     return prepare(manifest, audio=recipe.AUDIO, cache_dir=place.cache_dir)
 
 

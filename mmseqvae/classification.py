@@ -20,7 +20,7 @@ from mmseqvae.data import Corpus
 from mmseqvae.data.manifest import PLAIN
 from mmseqvae.data.sources import read_source
 from mmseqvae.evaluation import share_to_dict
-from mmseqvae.files import replacing, write_json, write_text
+from mmseqvae.files import replacing, write_csv, write_json
 from mmseqvae.measures import kept
 from mmseqvae.pretrained import Trained, posteriors
 
@@ -208,18 +208,11 @@ def column_of(corpus: Corpus, name: str) -> dict[str, str]:
 
 def write_confusion(figures: dict[str, Any], folder: Path) -> list[Path]:
     """confusion.csv and confusion.png of a report: rows are true classes, columns predicted ones."""
-    import csv
-    import io
-
     from matplotlib.figure import Figure
 
     classes, counts = figures["classes"], np.array(figures["confusion"])
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerows(
-        [["true", *classes], *([label, *row] for label, row in zip(classes, counts.tolist(), strict=True))]
-    )
-    write_text(folder / "confusion.csv", table.getvalue())
+    rows = ([label, *row] for label, row in zip(classes, counts.tolist(), strict=True))
+    write_csv(folder / "confusion.csv", [["true", *classes], *rows])
     size = min(20.0, 3 + 0.35 * len(classes))
     figure = Figure(figsize=(size, size), layout="constrained")
     axes = figure.subplots()

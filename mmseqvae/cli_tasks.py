@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Literal
 
 from mmseqvae.arguments import pairs, refuse_file
 from mmseqvae.config import CACHE_DIR
-from mmseqvae.files import replacing, write_json
+from mmseqvae.files import write_csv, write_json
 
 AT_ONCE = 64  # items
 
@@ -90,9 +89,7 @@ def forecast(
             if backtest:
                 figures.note(trained, name, draws, batch, shown)
     for name, table in rows.items():
-        with replacing(out / f"{name}.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(table)
-        print(out / f"{name}.csv")
+        print(write_csv(out / f"{name}.csv", table))
     if backtest:
         write_json(out / "metrics.json", figures.result())
         print(json.dumps(figures.result(), indent=1))
@@ -141,8 +138,7 @@ def classify(
         raise ValueError(f"{manifest}: nothing is labelled in the column {label!r}: name another by --label")
     fitted, figures, rows = classified(trained, corpus, known, names, split, saved, seed)
     fitted.save(out / "probe.json")
-    with replacing(out / "predictions.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([("id", "label", "predicted", "probability"), *rows])
+    write_csv(out / "predictions.csv", [("id", "label", "predicted", "probability"), *rows])
     if figures["items"]:
         write_confusion(figures, out)
     write_json(out / "metrics.json", {"label": label, "given": names, "split": split, **figures})

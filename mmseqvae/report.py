@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,7 +16,7 @@ from tqdm import tqdm
 from mmseqvae.audio import LogMel, write_audio
 from mmseqvae.data import SequenceDataset, decode_items, encode_items
 from mmseqvae.evaluation import destandardised
-from mmseqvae.files import replacing, write_text
+from mmseqvae.files import replacing, write_csv
 from mmseqvae.pretrained import Trained, posteriors, to_device
 from mmseqvae.sequence import Sequence
 from mmseqvae.text import Tokenizer
@@ -116,7 +114,7 @@ def _invented(trained: Trained, text: str, audio: str, out: Path, where: str, se
         axis = axes.flat[row]
         _spectrogram(axis, mel, front_end, max(map(len, mels)))
         axis.set_title(repr(texts[row][:SHOWN]), fontsize=9)
-    return [_table(folder / "texts.csv", table), _save(figure, out / "pictures" / f"pairs{where}.png")]
+    return [write_csv(folder / "texts.csv", table), _save(figure, out / "pictures" / f"pairs{where}.png")]
 
 
 def _heard(
@@ -131,7 +129,7 @@ def _heard(
     texts = decode_items(trained.front_ends, made)[text]
     table = [("id", "spoken", "written")]
     table += [(dataset.ids[row], word, got) for (word, row), got in zip(rows.items(), texts, strict=True)]
-    return [_table(out / "samples" / f"heard{where}.csv", table)]
+    return [write_csv(out / "samples" / f"heard{where}.csv", table)]
 
 
 def _latent(trained: Trained, dataset: SequenceDataset, path: Path) -> Path:
@@ -227,11 +225,4 @@ def _spectrogram(axis: Axes, mel: Tensor, front_end: LogMel, longest: int) -> No
 def _save(figure: Figure, path: Path) -> Path:
     with replacing(path) as part:
         figure.savefig(part, dpi=110)
-    return path
-
-
-def _table(path: Path, rows: list[Any]) -> Path:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text(path, text.getvalue())
     return path

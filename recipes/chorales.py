@@ -11,8 +11,6 @@ digest is published, so the first download's is written beside it, unverified, a
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from dataclasses import replace
@@ -23,7 +21,7 @@ import numpy as np
 
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data.download import download, file_sha256
-from mmseqvae.files import replacing, write_json, write_text
+from mmseqvae.files import replacing, write_csv, write_json, write_text
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus
@@ -114,17 +112,14 @@ def roll_of(chorale: Chorale) -> np.ndarray:
 
 def prepare_chorales(folder: Path, chorales: dict[str, list[Chorale]]) -> Path:
     """Write the piano rolls as .npy files and return the manifest's path."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["id", "roll", "split"])
+    table = [("id", "roll", "split")]
     for split, some in chorales.items():
         for number, chorale in enumerate(some):
             path = folder / split / f"{number:03}.npy"
             with replacing(path) as part:
                 np.save(part, roll_of(chorale))
-            writer.writerow([f"{split}-{number:03}", path.relative_to(folder).as_posix(), split])
-    write_text(folder / "manifest.csv", table.getvalue())
-    return folder / "manifest.csv"
+            table.append((f"{split}-{number:03}", path.relative_to(folder).as_posix(), split))
+    return write_csv(folder / "manifest.csv", table)
 
 
 # ------------------------------------------------------------------------------------ model, training, evaluation

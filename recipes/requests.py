@@ -15,8 +15,6 @@ a latent; sampled requests are judged by an n-gram model of words.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import random
 from dataclasses import replace
@@ -25,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TextConfig, TrainingConfig
 from mmseqvae.data.download import download, extract, file_sha256
-from mmseqvae.files import write_json, write_text
+from mmseqvae.files import write_csv, write_json, write_text
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus
@@ -109,13 +107,8 @@ def prepare_manifest(folder: Path, data_dir: Path | None = None, skewed: bool = 
             kept = kept[: max(2, len(kept) // SKEW**place)]
         rows += [(f"train-{i}", text, intent, "valid", intent) for i, text in own[:held]]
         rows += [(f"train-{i}", text, intent, "train", intent) for i, text in kept]
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["id", "text", "intent", "split", "label"])
-    writer.writerows(rows)
-    manifest = folder / ("skewed.csv" if skewed else "manifest.csv")
-    write_text(manifest, table.getvalue())
-    return manifest
+    columns = ("id", "text", "intent", "split", "label")
+    return write_csv(folder / ("skewed.csv" if skewed else "manifest.csv"), [columns, *rows])
 
 
 # ------------------------------------------------------------------------------------ model, training, evaluation

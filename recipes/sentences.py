@@ -17,8 +17,6 @@ downloaded.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import random
 from dataclasses import replace
@@ -26,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TextConfig, TrainingConfig
-from mmseqvae.files import write_json, write_text
+from mmseqvae.files import write_csv, write_json, write_text
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus
@@ -72,14 +70,8 @@ def prepare_manifest(folder: Path, text: Path, valid: Path | None = None, test: 
             parts[split] = read(path)
     if len(parts["train"]) < 2:
         raise ValueError(f"{text}: too few sentences to train on once some are set apart to validate and to test")
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["id", "text", "split"])
-    for split, sentences in parts.items():
-        writer.writerows((f"{split}-{i}", sentence, split) for i, sentence in enumerate(sentences))
-    manifest = folder / "sentences" / f"{text.stem}.csv"
-    write_text(manifest, table.getvalue())
-    return manifest
+    rows = [(f"{split}-{i}", s, split) for split, sentences in parts.items() for i, s in enumerate(sentences)]
+    return write_csv(folder / "sentences" / f"{text.stem}.csv", [("id", "text", "split"), *rows])
 
 
 # ------------------------------------------------------------------------------------ model, training, evaluation

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig
-from mmseqvae.files import replacing, write_json, write_text
+from mmseqvae.files import replacing, write_csv, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -106,9 +105,7 @@ def _number(file: Path, line: int, name: str, cell: str | None) -> float:
 
 def write_series(folder: Path, series: dict[str, np.ndarray], splits: list[str]) -> Path:
     """A folder of .npy files [T, 1] and the manifest of them; a series that is all holes is an empty cell."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["id", "split", *series])
+    table = [["id", "split", *series]]
     for i, split in enumerate(splits):
         cells = []
         for name, values in series.items():
@@ -119,10 +116,8 @@ def write_series(folder: Path, series: dict[str, np.ndarray], splits: list[str])
                 with replacing(path) as part:
                     np.save(part, values[i].astype(np.float32))
         if any(cells):
-            writer.writerow([f"{i:05}", split, *cells])
-    manifest = folder / ("manifest-holdout.csv" if "valid" in splits else "manifest.csv")
-    write_text(manifest, table.getvalue())
-    return manifest
+            table.append([f"{i:05}", split, *cells])
+    return write_csv(folder / ("manifest-holdout.csv" if "valid" in splits else "manifest.csv"), table)
 
 
 # ------------------------------------------------------------------------------------ model, training, evaluation

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -30,7 +29,7 @@ import numpy as np
 from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data.download import download, extract, verify
 from mmseqvae.distributed import first_before_others
-from mmseqvae.files import write_json, write_text
+from mmseqvae.files import write_csv, write_json, write_text
 from mmseqvae.synth import FORMAT, Utterance, synthesise
 
 if TYPE_CHECKING:
@@ -145,17 +144,13 @@ def prepare_fsdd(folder: Path, data_dir: Path | None = None, holdout: bool = Fal
 
 def write_manifest(folder: Path, audio: list[Path], split: Callable[[str, int], str], holdout: bool) -> Path:
     """List recordings named <digit>_<speaker>_<take>.wav; `split` names the part of a speaker and a take."""
-    manifest = folder / ("manifest-holdout.csv" if holdout else "manifest.csv")
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["id", "audio", "text", "split", "label", "speaker"])
+    table = [("id", "audio", "text", "split", "label", "speaker")]
     for path in audio:
         digit, speaker, take = path.stem.split("_")
         # Relative where the audio lies beside the manifest, so that the folder can be moved.
         where = path.relative_to(folder) if path.is_relative_to(folder) else path
-        writer.writerow([path.stem, where.as_posix(), WORDS[int(digit)], split(speaker, int(take)), digit, speaker])
-    write_text(manifest, table.getvalue())
-    return manifest
+        table.append((path.stem, where.as_posix(), WORDS[int(digit)], split(speaker, int(take)), digit, speaker))
+    return write_csv(folder / ("manifest-holdout.csv" if holdout else "manifest.csv"), table)
 
 
 # ------------------------------------------------------------------------------------ model, training, evaluation

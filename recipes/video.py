@@ -11,10 +11,7 @@ model; an item is in the split that its id's hash chooses, and nothing is judged
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig
-from mmseqvae.files import replacing, write_json, write_text
+from mmseqvae.files import replacing, write_csv, write_json
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus
@@ -58,7 +55,7 @@ def prepare_digits(folder: Path, holdout: bool = False, items: int | None = None
                 np.save(part, image)
         split = "valid" if holdout and split == "train" and i % 5 == 0 else split
         table.append((f"{i:04}", path.relative_to(folder).as_posix(), WORDS[number], split, str(number)))
-    return _write(folder / ("manifest-holdout.csv" if holdout else "manifest.csv"), table)
+    return write_csv(folder / ("manifest-holdout.csv" if holdout else "manifest.csv"), table)
 
 
 def prepare_folder(folder: Path, data_dir: Path) -> Path:
@@ -77,14 +74,7 @@ def prepare_folder(folder: Path, data_dir: Path) -> Path:
         table.append(
             (name.relative_to(data_dir).as_posix(), str(frames[name].resolve()) if name in frames else "", text)
         )
-    return _write(folder / f"frames-{data_dir.resolve().name}.csv", table)
-
-
-def _write(manifest: Path, table: Iterable[tuple[str, ...]]) -> Path:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(table)
-    write_text(manifest, text.getvalue())
-    return manifest
+    return write_csv(folder / f"frames-{data_dir.resolve().name}.csv", table)
 
 
 # ------------------------------------------------------------------------------------ model, training, evaluation
@@ -226,7 +216,7 @@ def written(trained: Trained, corpus: Corpus, split: str, out: Path, seed: int) 
         table.append((f"{i}.npy", text))
         with replacing(out / "samples" / f"{i}.npy") as part:
             np.save(part, frames)
-    _write(out / "samples" / "index.csv", table)
+    write_csv(out / "samples" / "index.csv", table)
 
 
 def summary(metrics: dict[str, Any]) -> list[str]:
