@@ -21,7 +21,7 @@ import numpy as np
 
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data.download import download, file_sha256
-from mmseqvae.files import replacing, write_csv, write_json, write_text
+from mmseqvae.files import replacing, write_csv, write_text
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus
@@ -166,23 +166,22 @@ def main(
 
     from mmseqvae.data import prepare
     from mmseqvae.evaluation import evaluate
-    from mmseqvae.recipe import described, train_or_load
-    from mmseqvae.report import report
-    from mmseqvae.runs import next_commands
+    from mmseqvae.recipe import train_and_measure
 
     corpus = prepare(manifest, frames=["roll"], cache_dir=cache_dir)
-    trained, seconds = train_or_load(corpus, out, model, objective, training)
-    if seconds is not None or not (out / "metrics.json").exists():
-        metrics = {
-            "run": described("chorales", training, seconds, source=source, split="test"),
+
+    def measure(trained: Trained) -> dict[str, Any]:
+        figures = {
             "evaluation": evaluate(trained, corpus.datasets["test"], draws=draws, seed=training.seed),
             "without a model": baselines(chorales),
         }
         sampled(trained, out, training.seed)
-        report(trained, corpus.datasets["test"], out, training.seed)
-        write_json(out / "metrics.json", metrics)  # last: where it is, all else is
-    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    print("\n".join([*summary(metrics, corpus), *next_commands(out, manifest, corpus)]))
+        return figures
+
+    train_and_measure(
+        "chorales", corpus, manifest, out, (model, objective, training), "test", measure,
+        lambda metrics: summary(metrics, corpus), source=source,
+    )  # fmt: skip
 
 
 def baselines(chorales: dict[str, list[Chorale]]) -> dict[str, float]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TextConfig, TrainingConfig
 from mmseqvae.data.download import download, extract, file_sha256
-from mmseqvae.files import write_csv, write_json, write_text
+from mmseqvae.files import write_csv, write_text
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus
@@ -165,20 +165,14 @@ def main(
     training = training if seed is None else replace(training, seed=seed)
 
     from mmseqvae.data import prepare
-    from mmseqvae.recipe import described, train_or_load
-    from mmseqvae.report import report
-    from mmseqvae.runs import next_commands
+    from mmseqvae.recipe import train_and_measure
 
     corpus = prepare(manifest, text=TEXT, labels=["intent"], cache_dir=cache_dir)
-    trained, seconds = train_or_load(corpus, out, model, objective, training)
-    figures = out / "metrics.json"
-    if seconds is not None or not figures.exists():
-        run = described("requests", training, seconds, split=split, skewed=skewed)
-        metrics = {"run": run, **measure(trained, corpus, out, split, draws, samples, temperature, training)}
-        report(trained, corpus.datasets[split], out, training.seed)
-        write_json(figures, metrics)  # last: where it is, all else is too
-    metrics = json.loads(figures.read_text(encoding="utf-8"))
-    print("\n".join([*summary(metrics), *next_commands(out, manifest, corpus)]))
+    train_and_measure(
+        "requests", corpus, manifest, out, (model, objective, training), split,
+        lambda trained: measure(trained, corpus, out, split, draws, samples, temperature, training), summary,
+        skewed=skewed,
+    )  # fmt: skip
 
 
 def measure(

@@ -17,14 +17,13 @@ downloaded.
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TextConfig, TrainingConfig
-from mmseqvae.files import write_csv, write_json, write_text
+from mmseqvae.files import write_csv, write_text
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus
@@ -125,23 +124,16 @@ def main(
     training = training if seed is None else replace(training, seed=seed)
 
     from mmseqvae.data import prepare
-    from mmseqvae.recipe import described, train_or_load
-    from mmseqvae.report import report
-    from mmseqvae.runs import next_commands
+    from mmseqvae.recipe import train_and_measure
 
     reading = TextConfig(units=units, vocabulary=vocabulary, least=least)
     corpus = prepare(manifest, text=reading, cache_dir=cache_dir)
     steps = -(-len(corpus.datasets["train"]) // training.batch_size)
     objective = replace(objective, beta_warm_up=WARM_UP * steps)
-    trained, seconds = train_or_load(corpus, out, model, objective, training)
-    figures = out / "metrics.json"
-    if seconds is not None or not figures.exists():
-        run = described("sentences", training, seconds, text=text.name, units=units)
-        metrics = {"run": run, **measure(trained, corpus, out, draws, training)}
-        report(trained, corpus.datasets["test"], out, training.seed)
-        write_json(figures, metrics)  # last: where it is, all else is too
-    metrics = json.loads(figures.read_text(encoding="utf-8"))
-    print("\n".join([*summary(metrics), *next_commands(out, manifest, corpus)]))
+    train_and_measure(
+        "sentences", corpus, manifest, out, (model, objective, training), "test",
+        lambda trained: measure(trained, corpus, out, draws, training), summary, text=text.name, units=units,
+    )  # fmt: skip
 
 
 def measure(trained: Trained, corpus: Corpus, out: Path, draws: int, training: TrainingConfig) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig
-from mmseqvae.files import replacing, write_csv, write_json
+from mmseqvae.files import replacing, write_csv
 
 if TYPE_CHECKING:
     import torch
@@ -175,23 +174,19 @@ def main(
     names = manifest.read_text(encoding="utf-8").partition("\n")[0].split(",")[2:]
 
     from mmseqvae.data import prepare
-    from mmseqvae.recipe import described, train_or_load
-    from mmseqvae.report import report
-    from mmseqvae.runs import next_commands
+    from mmseqvae.recipe import train_and_measure
 
     corpus = prepare(manifest, frames=names, cache_dir=cache_dir)
     split = "valid" if holdout else "test"
-    trained, seconds = train_or_load(corpus, out, model, objective, training)
-    if seconds is not None or not (out / "metrics.json").exists():
+
+    def figures(trained: Trained) -> dict[str, Any]:
         clean = spirals(data_seed)[0] if csv is None else None
-        metrics = {
-            "run": described("series", training, seconds, source="spirals" if csv is None else str(csv), split=split),
-            "tasks": measure(trained, corpus, split, clean, samples, proposals, training.seed, out),
-        }
-        report(trained, corpus.datasets[split], out, training.seed)
-        write_json(out / "metrics.json", metrics)  # last: where it is, all else is
-    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    print("\n".join([*summary(metrics), *next_commands(out, manifest, corpus)]))
+        return {"tasks": measure(trained, corpus, split, clean, samples, proposals, training.seed, out)}
+
+    train_and_measure(
+        "series", corpus, manifest, out, (model, objective, training), split, figures, summary,
+        source="spirals" if csv is None else str(csv),
+    )  # fmt: skip
 
 
 def tasks(batch: dict[str, Sequence], generator: torch.Generator) -> dict[str, Hidden]:

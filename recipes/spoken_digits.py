@@ -29,7 +29,7 @@ import numpy as np
 from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data.download import download, extract, verify
 from mmseqvae.distributed import first_before_others
-from mmseqvae.files import write_csv, write_json, write_text
+from mmseqvae.files import write_csv, write_text
 from mmseqvae.synth import FORMAT, Utterance, synthesise
 
 if TYPE_CHECKING:
@@ -195,9 +195,7 @@ def main(
     training = training if seed is None else replace(training, seed=seed)
 
     from mmseqvae.data import prepare
-    from mmseqvae.recipe import described, train_or_load
-    from mmseqvae.report import report
-    from mmseqvae.runs import next_commands
+    from mmseqvae.recipe import train_and_measure
 
     with first_before_others():
         if source == "synth":
@@ -206,16 +204,11 @@ def main(
             manifest = prepare_fsdd(cache_dir, data_dir, holdout)
     corpus = prepare(manifest, audio=AUDIO, cache_dir=cache_dir)
     split = "valid" if holdout else "test"
-    trained, seconds = train_or_load(corpus, out, model, objective, training)
-    if seconds is not None or not (out / "metrics.json").exists():
-        metrics = {
-            "run": described("spoken_digits", training, seconds, source=source, split=split),
-            **measure(trained, corpus, split, cache_dir, draws, pairs, training.seed),
-        }
-        report(trained, corpus.datasets[split], out, training.seed)
-        write_json(out / "metrics.json", metrics)  # last: where it is, sounds and pictures are too
-    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    print("\n".join([*summary(metrics), *next_commands(out, manifest, corpus)]))
+    train_and_measure(
+        "spoken_digits", corpus, manifest, out, (model, objective, training), split,
+        lambda trained: measure(trained, corpus, split, cache_dir, draws, pairs, training.seed), summary,
+        source=source,
+    )  # fmt: skip
 
 
 def measure(

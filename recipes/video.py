@@ -11,7 +11,6 @@ model; an item is in the split that its id's hash chooses, and nothing is judged
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig
-from mmseqvae.files import replacing, write_csv, write_json
+from mmseqvae.files import replacing, write_csv
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus
@@ -122,26 +121,23 @@ def main(
 
     from mmseqvae.data import prepare
     from mmseqvae.evaluation import evaluate
-    from mmseqvae.recipe import described, train_or_load
-    from mmseqvae.report import report
-    from mmseqvae.runs import next_commands
+    from mmseqvae.recipe import train_and_measure
 
     corpus = prepare(manifest, frames=["video"], cache_dir=cache_dir)
     split = "valid" if holdout else "test"
     if not len(corpus.datasets[split]):
         raise ValueError(f"{manifest}: no row is in the split {split}; more items are needed")
-    trained, seconds = train_or_load(corpus, out, model, objective, training)
-    if seconds is not None or not (out / "metrics.json").exists():
-        metrics = {
-            "run": described("video", training, seconds, source=source, split=split),
+
+    def measure(trained: Trained) -> dict[str, Any]:
+        figures = {
             "judged": judged(trained, corpus, split, draws, training.seed, out) if data_dir is None else None,
             "evaluation": evaluate(trained, corpus.datasets[split], seed=training.seed),
         }
         written(trained, corpus, split, out, training.seed)
-        report(trained, corpus.datasets[split], out, training.seed)
-        write_json(out / "metrics.json", metrics)  # last: where it is, all else is
-    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    print("\n".join([*summary(metrics), *next_commands(out, manifest, corpus)]))
+        return figures
+
+    configs = model, objective, training
+    train_and_measure("video", corpus, manifest, out, configs, split, measure, summary, source=source)
 
 
 def judged(trained: Trained, corpus: Corpus, split: str, draws: int, seed: int, out: Path) -> dict[str, Any]:
