@@ -72,7 +72,7 @@ class Run:
 
 
 def coordinated(c: float, draws: int = 1, fusion: str = "poe", prior: str = "mixture", **settings: Any) -> Run:
-    options = {"coordination": c, "draws": draws} | settings.pop("options", {})
+    options = {"coordination": c, "draws": draws, "own": 0.0} | settings.pop("options", {})
     return Run("coordinated", fusion, prior, options=options, **settings)
 
 

@@ -49,7 +49,7 @@ PRIVATE = {"model.latent": 16, "model.private": 16}
 # Flexible q(z | x_m), fitted after the training of the row without.
 AFTER_MIXTURE, AFTER_FLOW = {"training.conditionals": "mixture"}, {"training.conditionals": "flow"}
 
-TIED = {"coordination": 0.3, "draws": 1}  # options of `coordinated` that are the library's defaults
+TIED = {"coordination": 0.3, "draws": 1, "own": 0.0}  # options of `coordinated` that are the library's defaults
 
 
 def tied(fusion: str = "poe", prior: str = "standard", **options: Any) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def jmvae(
     """
     return coordinated(
         model, batch, beta=beta, free_bits=free_bits, free_bits_item=free_bits_item, weights=weights,
-        coordination=alpha, tokens=0.0,
+        coordination=alpha, tokens=0.0, own=0.0,
     )  # fmt: skip
 
 
