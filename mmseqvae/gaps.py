@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmseqvae.modalities import Batch
+from mmseqvae.modalities import Batch, as_read
 from mmseqvae.sequence import Sequence, step_mask
 
 KINDS = 4  # the end, the beginning, the middle, single steps
@@ -16,9 +16,16 @@ def with_gaps(batch: Batch, share: float) -> dict[str, Sequence]:
 
     The objective is then the bound of what is left, since holes are neither read nor scored. Each kind of part is as
     likely as the others; where it is one stretch, its length is uniform over 1..T-1 (the end alone: a prefix of any
-    length), and of single steps a share that is uniform over 0..1. The noise is torch's own.
+    length), and of single steps a share that is uniform over 0..1. What encoders read in place of a view (`as_read`)
+    lacks the same part. The noise is torch's own.
     """
-    return {view: _holed(x, share) if share and x.steps > 2 else x for view, x in batch.items()}
+    if not share:
+        return dict(batch)
+    read = {as_read(view): view for view in batch}
+    holed = {view: _holed(x, share) if x.steps > 2 else x for view, x in batch.items() if view not in read}
+    return holed | {
+        view: Sequence(x.values, x.lengths, holed[read[view]].observed) for view, x in batch.items() if view in read
+    }
 
 
 def _holed(x: Sequence, share: float) -> Sequence:

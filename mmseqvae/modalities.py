@@ -23,6 +23,14 @@ Encoder = TokenEncoder | FrameEncoder
 Decoder = TokenDecoder | FrameDecoder
 
 
+def as_read(view: str) -> str:
+    """The batch key of what encoders read in place of a view, if the batch holds it, such as frames with noise added.
+
+    It differs from the view in its values alone. Decoders are scored on the view itself.
+    """
+    return f"{view} as read"
+
+
 class Modality(nn.Module):
     """One modality of a model.
 
@@ -173,7 +181,7 @@ class Modalities(nn.ModuleDict):
     def check_views(self, batch: Batch, needed: list[str], covariates: Iterable[str]) -> None:
         """Raise ValueError for a view that nothing knows, and where the view of a needed modality is absent."""
         known = {view for name in self for view in (self.reads(name), self.writes(name))} | set(covariates)
-        strange = sorted(set(batch) - known)
+        strange = sorted(set(batch) - known - {as_read(self.reads(name)) for name in self})
         if strange:
             raise ValueError(f"the batch holds {strange}; this model reads and writes {sorted(known)}")
         absent = [name for name in needed if self.reads(name) not in batch]

@@ -15,7 +15,7 @@ from mmseqvae.flows import fit_flow
 from mmseqvae.forecast import Forecasting
 from mmseqvae.fusion import Encoded, Fusion, poe
 from mmseqvae.gaussian import Gaussian, Law
-from mmseqvae.modalities import Batch, Covariate, Modalities, Modality
+from mmseqvae.modalities import Batch, Covariate, Modalities, Modality, as_read
 from mmseqvae.priors import Prior, StandardNormal, VampPrior, fit_mixture
 from mmseqvae.sampling import FrameSampling, Sampling, TokenSampling
 from mmseqvae.sequence import Sequence
@@ -91,7 +91,8 @@ class MultimodalVAE(Forecasting):
     def encode(self, batch: Batch, given: Iterable[str] | None = None) -> Encoded:
         """Run the encoder of every modality in `given` (default: all readable) that the batch holds, once.
 
-        It runs on the rows that are there only. What is not in `given`, or not in the batch, is there as absent.
+        It runs on the rows that are there only. What is not in `given`, or not in the batch, is there as absent. Where
+        the batch holds a view `as_read` beside a view, that one is read.
         """
         names = self.modalities.check(given, self.readable, "given")
         like = self.standard.zero.expand(_rows(batch), -1)
@@ -102,7 +103,8 @@ class MultimodalVAE(Forecasting):
         for name in names:
             view = self.modalities.reads(name)
             if view in batch:
-                experts[name], present[name] = self.modalities.read(name, batch[view], like), batch[view].present
+                x = batch.get(as_read(view), batch[view])
+                experts[name], present[name] = self.modalities.read(name, x, like), x.present
         mean, logvar = (torch.stack([getattr(e, key) for e in experts.values()]) for key in ("mean", "logvar"))
         speaks = self.modalities.speaks(like.device)
         return Encoded(
