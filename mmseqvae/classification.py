@@ -19,6 +19,7 @@ import torch
 from mmseqvae.data import Corpus
 from mmseqvae.data.manifest import PLAIN
 from mmseqvae.data.sources import read_source
+from mmseqvae.data.windows import source_of
 from mmseqvae.evaluation import share_to_dict
 from mmseqvae.files import replacing, write_csv, write_json
 from mmseqvae.measures import kept
@@ -196,13 +197,16 @@ def classify(
 def column_of(corpus: Corpus, name: str) -> dict[str, str]:
     """{id: value} of a column of the manifest, whether it is a modality or not; empty cells are left out.
 
-    Raises ManifestError where there is no such column.
+    A window has the value of its row. Raises ManifestError where there is no such column.
     """
     if name in PLAIN:
         found = {row.id: getattr(row, name) for row in corpus.manifest.rows}
     else:
         wanted = {**corpus.manifest.columns, name: "labels"}
         found = {row.id: row.cells.get(name) for row in read_source(corpus.manifest.path, wanted, [name]).rows}
+    if corpus.windows.on:
+        items = [id for dataset in corpus.datasets.values() for id in dataset.ids]
+        found = {id: found.get(source_of(id, found)) for id in items}
     return {id: str(value) for id, value in found.items() if value}
 
 

@@ -12,15 +12,24 @@ from typing import Literal
 from mmseqvae.arguments import pairs, refuse_file
 from mmseqvae.arguments import run as run
 from mmseqvae.cli_tasks import classify, forecast
-from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TextConfig, TrainingConfig
+from mmseqvae.config import (
+    CACHE_DIR,
+    LogMelConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    TextConfig,
+    TrainingConfig,
+    WindowConfig,
+)
 from mmseqvae.distributed import processes
 from mmseqvae.files import replacing, write_json
 from mmseqvae.sampling import FrameSampling, Sampling, TokenSampling
 
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus")  # what --interpolate takes for a sound file
-AUDIO, TEXT, MODEL, OBJECTIVE, TRAINING = (
+AUDIO, TEXT, WINDOWS, MODEL, OBJECTIVE, TRAINING = (
     LogMelConfig(),
     TextConfig(),
+    WindowConfig(),
     ModelConfig(),
     ObjectiveConfig(),
     TrainingConfig(),
@@ -48,6 +57,8 @@ def train(
     seed: int | None = None,
     audio: LogMelConfig = AUDIO,
     text: TextConfig = TEXT,
+    windows: WindowConfig = WINDOWS,
+    speeds: list[float] | None = None,
     model: ModelConfig = MODEL,
     objective: ObjectiveConfig = OBJECTIVE,
     training: TrainingConfig = TRAINING,
@@ -67,6 +78,8 @@ def train(
         seed: of everything random, the same as --training.seed.
         audio: log-mels of the column audio.
         text: units of the columns of text, such as --text.units words.
+        windows: how recordings and other frames that are longer are cut into items, such as --windows.length 5.
+        speeds: other speeds that training recordings are also played at, such as 0.9 1.1.
         model: the networks.
         objective: what is maximised.
         training: how long and how fast.
@@ -79,7 +92,7 @@ def train(
 
     corpus = prepare(
         manifest, audio=audio, text=text, tokens=tokens or (), frames=frames or (), labels=labels or (),
-        covariates=covariates or (), cache_dir=cache_dir, skip_bad=skip_bad,
+        covariates=covariates or (), windows=windows, speeds=speeds or (), cache_dir=cache_dir, skip_bad=skip_bad,
     )  # fmt: skip
     from mmseqvae.evaluation import evaluate as measure
     from mmseqvae.runs import next_commands

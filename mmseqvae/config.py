@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 CACHE_DIR = ".cache/mmseqvae"
@@ -95,6 +96,62 @@ class TextConfig:
 
     def units_of(self, column: str) -> str:
         return self.columns.get(column, self.units)
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    """How long items are cut into windows, each an item; see `mmseqvae.data.windows`.
+
+    length: seconds of a window; what is no longer stays whole. None cuts nothing. hop: seconds from the beginning of a
+    window to that of the next, at most length; None as many as length. least: seconds below which the last window,
+    which ends with the recording and may be shorter than others, is left out.
+    rates: steps a second of columns of frames, {column: rate}; 0 for one without time, which every window has whole.
+    Log-mels know theirs; without any in the data, a step counts as a second where nothing else is said.
+    texts: of items that are cut: "refuse" them, since a text covers the whole recording; "drop", so that windows have
+    none; or "keep", so that every window has the whole text, for what holds of every part.
+
+    Raises ValueError where the numbers do not fit together.
+    """
+
+    length: float | None = None
+    hop: float | None = None
+    least: float = 0.0
+    rates: dict[str, float] = field(default_factory=dict)
+    texts: str = "refuse"
+
+    def __post_init__(self) -> None:
+        if self.texts not in ("refuse", "drop", "keep"):
+            raise ValueError(f"windows.texts must be refuse, drop or keep, got {self.texts!r}")
+        if not self.on:
+            if (self.hop, self.least, self.rates, self.texts) != (None, 0.0, {}, "refuse"):
+                raise ValueError("windows.length, in seconds, must be given with other settings of windows")
+            return
+        if not 0 < self.longest < math.inf:
+            raise ValueError(f"windows.length must be above 0 seconds, got {self.length}")
+        if not 0 < self.every <= self.longest:
+            raise ValueError(
+                f"windows.hop must be above 0 and at most windows.length, {self.longest:g} seconds, or what lies "
+                f"between two windows would be lost; got {self.hop}"
+            )
+        if not 0 <= self.least <= self.longest:
+            raise ValueError(f"windows.least must lie in 0..{self.longest:g}, windows.length, got {self.least}")
+        wrong = {name: rate for name, rate in self.rates.items() if not 0 <= rate < math.inf}
+        if wrong:
+            raise ValueError(f"windows.rates are steps a second, >= 0, got {wrong}")
+
+    @property
+    def on(self) -> bool:
+        return self.length is not None
+
+    @property
+    def longest(self) -> float:
+        """Seconds of an item, inf where nothing is cut."""
+        return math.inf if self.length is None else self.length
+
+    @property
+    def every(self) -> float:
+        """Seconds from window to window."""
+        return self.longest if self.hop is None else self.hop
 
 
 @dataclass(frozen=True)

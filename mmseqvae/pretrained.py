@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mmseqvae.conditionals import Conditional
-from mmseqvae.config import ModelConfig
+from mmseqvae.config import ModelConfig, WindowConfig
 from mmseqvae.data import FrontEnd, SequenceDataset, decode_items, encode_items, front_end_from_dict, make_loader
 from mmseqvae.files import replacing, write_json
 from mmseqvae.flows import Flow
@@ -86,13 +86,14 @@ class Trained:
     """A model with what turns user units (strings, samples or files, arrays) into sequences and back.
 
     front_ends: of the modalities, and of the covariates. longest: {modality: most steps}, but for labels; with `config`
-    and `front_ends` all that is needed to build the model again.
+    and `front_ends` all that is needed to build the model again. windows: how its items were cut, and others should be.
     """
 
     model: MultimodalVAE
     front_ends: dict[str, FrontEnd]
     longest: dict[str, int]
     config: ModelConfig
+    windows: WindowConfig = field(default_factory=WindowConfig)
 
     def generate(
         self,
@@ -239,6 +240,7 @@ class Trained:
                 "format_version": FORMAT_VERSION,
                 "model": asdict(self.config),
                 "longest": self.longest,
+                "windows": asdict(self.windows),
                 "fitted": _fitted_to_dict(self.model.fitted),
                 "conditionals": {
                     name: {"kind": conditional.kind, "components": conditional.components}
@@ -268,7 +270,7 @@ class Trained:
             raise ValueError(f"{folder / CONFIG} has format_version {version}; this release reads {READABLE}")
         try:
             front_ends = {name: front_end_from_dict(item) for name, item in state["front_ends"].items()}
-            config = ModelConfig(**state["model"])
+            config, windows = ModelConfig(**state["model"]), WindowConfig(**state.get("windows", {}))
             model = build(front_ends, state["longest"], config)
             if version == 1:  # a mixture was all that could be fitted
                 state["fitted"] = {"kind": "mixture", "components": state["components"]}
@@ -282,7 +284,7 @@ class Trained:
             model.load_state_dict(load_file(folder / WEIGHTS))
         except (SafetensorError, RuntimeError) as error:
             raise ValueError(f"{folder / WEIGHTS} is damaged or does not fit {CONFIG}: {error}") from error
-        return cls(model.eval(), front_ends, state["longest"], config)
+        return cls(model.eval(), front_ends, state["longest"], config, windows)
 
 
 def _fitted_to_dict(prior: Prior | None) -> dict[str, Any] | None:

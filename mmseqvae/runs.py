@@ -54,11 +54,14 @@ def write_items(trained: Trained, items: Mapping[str, list[Any]], out: Path, fil
 def read_run(
     folder: Path, manifest: Path, cache_dir: Path, skip_bad: bool, given: list[str] | None = None
 ) -> tuple[Trained, Corpus]:
-    """The trained model in `folder`, and `manifest` through its front ends."""
+    """The trained model in `folder`, and `manifest` through its front ends, cut as its items were."""
     trained = load_run(folder)
     check_names(given or [], trained.model.readable, "is given")
 
-    return trained, prepare(manifest, front_ends=trained.front_ends, cache_dir=cache_dir, skip_bad=skip_bad)
+    corpus = prepare(
+        manifest, windows=trained.windows, front_ends=trained.front_ends, cache_dir=cache_dir, skip_bad=skip_bad
+    )
+    return trained, corpus
 
 
 def load_run(folder: Path) -> Trained:

@@ -67,7 +67,7 @@ def fit(
         for name, end in corpus.front_ends.items()
         if not isinstance(end, Labels | Category)
     }
-    trained = Trained(build(corpus.front_ends, longest, model), corpus.front_ends, longest, model)
+    trained = Trained(build(corpus.front_ends, longest, model), corpus.front_ends, longest, model, corpus.windows)
     start_prior(trained.model, datasets["train"], training.seed)
     weights = reconstruction_weights(corpus, objective)
     if training.conditionals not in ("none", *KINDS):
@@ -87,6 +87,8 @@ def fit(
     steps = len(loader) * training.epochs
     module = Training(trained.model, objective, training, weights, steps)
     data = {"front_ends": {name: end.to_dict() for name, end in corpus.front_ends.items()}, "longest": longest}
+    data |= {"windows": asdict(corpus.windows)} if corpus.windows.on else {}
+    data |= {"speeds": list(corpus.speeds)} if corpus.speeds else {}
     with first_before_others():
         checkpoint = _checkpoint_of(out, {**settings(model, objective, training), **data, "processes": here.ranks})
     progress = progress and here.first

@@ -68,6 +68,8 @@ ORDER = [
     "data.strings",
     "data.batches",
     "data.weights",
+    "data.windows",
+    "data.augment",
     "data.sampler",
     "data.prepared",
     "data.making",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -73,8 +75,11 @@ class SequenceDataset(Dataset[Batch]):
 
     Ids and labels become `Strings`: a million items are a few arrays, which may be memory-mapped, and no objects.
     weights: [N] how often an item is to be drawn, for sampling by weights; None if nobody said. steps: what the
-    property of that name gives, where it is known already.
+    property of that name gives, where it is known already. speeds: {modality: Column of S * N items}, all items as they
+    are and then at every other speed, for those who change items in training (`mmseqvae.data.augment`).
     """
+
+    numbered: ClassVar[bool] = False  # whether items are asked for by the number of a draw, epoch * N + item
 
     def __init__(
         self,
@@ -84,6 +89,7 @@ class SequenceDataset(Dataset[Batch]):
         weights: np.ndarray | None = None,
         *,
         steps: np.ndarray | None = None,
+        speeds: Mapping[str, Column] | None = None,
     ) -> None:
         sizes = {"labels": len(labels), **{name: len(column.lengths) for name, column in columns.items()}}
         wrong = {name: size for name, size in sizes.items() if size != len(ids)}
@@ -93,6 +99,7 @@ class SequenceDataset(Dataset[Batch]):
         self.labels: Strings[str | None] = Strings.of(labels)
         self.columns = columns
         self.weights = weights
+        self.speeds = dict(speeds or {})
         self._steps = steps
 
     def __len__(self) -> int:

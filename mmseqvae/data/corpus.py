@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mmseqvae.audio import LogMel
-from mmseqvae.config import CACHE_DIR, LogMelConfig, TextConfig
+from mmseqvae.config import CACHE_DIR, LogMelConfig, TextConfig, WindowConfig
 from mmseqvae.data import features, making
 from mmseqvae.data.batches import Batch
 from mmseqvae.data.features import FileFrontEnd, FrontEnd
@@ -41,6 +41,8 @@ def prepare(
     frames: Collection[str] = (),
     labels: Collection[str] = (),
     covariates: Collection[str] = (),
+    windows: WindowConfig | None = None,
+    speeds: Iterable[float] = (),
     front_ends: Mapping[str, FrontEnd] | None = None,
     cache_dir: str | Path = CACHE_DIR,
     skip_bad: bool = False,
@@ -54,9 +56,10 @@ def prepare(
 
     audio: settings of the log-mels; text: units of text; None means the defaults. tokens, frames, labels: columns that
     are modalities beside `text` and `audio`: strings, .npy files, and strings of which each is one token. covariates:
-    columns of strings that condition every modality and are not modelled. front_ends: those of a trained run, used as
-    they are instead of all these; then a column that the manifest lacks is missing everywhere, and training rows are
-    not needed.
+    columns of strings that condition every modality and are not modelled. windows: how long items are cut, None not at
+    all. speeds: other speeds that recordings of the split train are computed at as well, such as 0.9 and 1.1, for
+    training to draw from. front_ends: those of a trained run, used as they are instead of audio, text and columns; then
+    a column that the manifest lacks is missing everywhere, and training rows are not needed.
     skip_bad: leave bad rows out, listed in `Corpus.skipped`, rather than raise. workers: processes for the features.
 
     Raises ManifestError naming the manifest, rows and files, ValueError for settings that do not fit together.
@@ -70,14 +73,18 @@ def prepare(
         strange = [name for name in (text.columns if text else ()) if wanted.get(name) != "tokens"]
         if strange:
             raise ValueError(f"units of text are given for {strange}, which are no columns of text")
+    played, windows = _speeds(speeds), windows or WindowConfig()
     read = partial(read_source, manifest, wanted, required=[*tokens, *frames, *labels, *covariates])
-    settings = Settings(audio or LogMelConfig(), text or TextConfig(), front_ends, cache_dir, skip_bad, workers)
+    settings = Settings(
+        audio or LogMelConfig(), text or TextConfig(), front_ends, windows, played, cache_dir, skip_bad, workers
+    )
     state = state_of(manifest, cache_dir)
     if state is None:  # in memory; or absent, which reading it will tell
         corpus = making.corpus_of(making.read_in(read(), settings), settings)
     else:
         given = front_ends and [[name, front_end.to_dict()] for name, front_end in front_ends.items()]
-        told = [list(wanted.items()), asdict(settings.audio), asdict(settings.text), given, skip_bad]
+        told: list[Any] = [list(wanted.items()), asdict(settings.audio), asdict(settings.text), given, skip_bad]
+        told += [asdict(windows), played] if windows.on or played else []
         folder = Path(cache_dir) / "corpora" / key_of([VERSION, features.VERSION, state, told])
         corpus = _kept(folder, Path(str(manifest)), read, settings)
     for line in corpus.summary():
@@ -139,6 +146,15 @@ def decode_items(front_ends: Mapping[str, FrontEnd], batch: Batch) -> dict[str, 
         name: [front_ends[name].decode(item.cpu()) if len(item) else None for item in sequence.items()]
         for name, sequence in batch.items()
     }
+
+
+def _speeds(speeds: Iterable[float]) -> tuple[float, ...]:
+    """Each once, in order. Raises ValueError for what is no other speed."""
+    found = tuple(sorted({float(speed) for speed in speeds}))
+    wrong = [speed for speed in found if not 0.5 <= speed <= 2 or speed == 1]
+    if wrong:
+        raise ValueError(f"speeds must lie in 0.5..2 and not be 1, which is there anyway; got {wrong}")
+    return found
 
 
 def _wanted(named: Mapping[str, Collection[str]]) -> dict[str, str]:

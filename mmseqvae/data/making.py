@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from mmseqvae.audio import LogMel
-from mmseqvae.config import LogMelConfig, TextConfig
+from mmseqvae.config import LogMelConfig, TextConfig, WindowConfig
 from mmseqvae.data.batches import Column, SequenceDataset
 from mmseqvae.data.features import Clip, FileFrontEnd, FrontEnd, compute, digests
 from mmseqvae.data.manifest import FILES, SPLITS, Manifest, ManifestError, Problem, Row
-from mmseqvae.data.pieces import Piece
+from mmseqvae.data.pieces import Piece, Played
 from mmseqvae.data.prepared import Corpus
 from mmseqvae.data.store import Store
+from mmseqvae.data.windows import Part, clocks, windowed
 from mmseqvae.frames import FrameArrays, FramesError, Standard, channels_of
 from mmseqvae.labels import Category, Labels
 from mmseqvae.text import Tokenizer
@@ -36,6 +37,8 @@ class Settings:
     audio: LogMelConfig
     text: TextConfig
     front_ends: Mapping[str, FrontEnd] | None
+    windows: WindowConfig
+    speeds: tuple[float, ...]
     cache_dir: str | Path
     skip_bad: bool
     workers: int | None
@@ -45,7 +48,7 @@ class Settings:
 class ReadIn:
     """A manifest whose files have been read: the rows that can be used, the problems of the others, the frames.
 
-    ends: front ends as far as they are known before anything is fitted.
+    ends: front ends as far as they are known before anything is fitted. rows: of windows, where items are cut.
     """
 
     table: Manifest
@@ -73,23 +76,38 @@ def read_in(table: Manifest, settings: Settings) -> ReadIn:
     problems = list(table.problems)
     if problems and not (settings.skip_bad and table.rows):
         raise ManifestError(table.complaint(problems))
-    ends = dict(settings.front_ends or {})
-    stores: dict[str, Clips] = {}
+    ends, windows = dict(settings.front_ends or {}), settings.windows
+    clips: dict[str, Clips] = {}
     bad: defaultdict[int, list[str]] = defaultdict(list)
-    for name in [name for name, kind in table.columns.items() if kind in FILES]:
-        cells = [(row, row.cells[name]) for row in table.rows if name in row.cells]
-        if settings.front_ends is None:
-            ends[name] = _new_front_end(table, name, [file for _, file in cells], settings.audio)
-        stores[name] = Clips.of(ends[name], name, [file for _, file in cells], settings)
-        for row, file in cells:
-            if stores[name].problem(file):
-                bad[row.row].append(f"{name} {file}: {stores[name].problem(file)}")
+    columns = [name for name, kind in table.columns.items() if kind in FILES]
+    cells = {name: [(row, row.cells[name]) for row in table.rows if name in row.cells] for name in columns}
+    if settings.front_ends is None:
+        ends |= {name: _new_front_end(table, name, [file for _, file in cells[name]], settings.audio) for name in cells}
+    rates = {name: end.config.frames_per_second for name, end in ends.items() if isinstance(end, LogMel)}
+    if settings.speeds and not rates:
+        raise ManifestError(f"{table.path}: speeds are for recordings, and there are none")
+    framed = [name for name, end in ends.items() if isinstance(end, FileFrontEnd)]
+    times = clocks({name: rates.get(name) for name in framed}, windows, table.path) if windows.on else {}
+    for name, found in cells.items():
+        played = [file for row, file in found if settings.speeds and row.split == "train" and name in rates]
+        clips[name] = Clips.of(ends[name], name, [file for _, file in found], played, settings)
+        for row, file in found:
+            if clips[name].problem(file):
+                bad[row.row].append(f"{name} {file}: {clips[name].problem(file)}")
+    rows = [row for row in table.rows if row.row not in bad]
+    if windows.on:
+        whole, (rows, wrong) = rows, windowed(table, rows, lambda n, cell: clips[n].clip(cell), times, windows)
+        bad |= {row: [problem] for row, problem in wrong.items()}
+        if settings.front_ends is None and not wrong and rows == whole:
+            raise ManifestError(
+                f"{table.path}: no item is longer than windows.length, {windows.longest:g} seconds, so that nothing is "
+                "cut: lower it, or leave it out"
+            )
     problems += [Problem(row.row, row.id, "; ".join(bad[row.row])) for row in table.rows if row.row in bad]
     problems.sort()
-    rows = [row for row in table.rows if row.row not in bad]
     if bad and not (settings.skip_bad and rows):
         raise ManifestError(table.complaint(problems))
-    return ReadIn(table, rows, problems, ends, stores)
+    return ReadIn(table, rows, problems, ends, clips)
 
 
 def corpus_of(data: ReadIn, settings: Settings) -> Corpus:
@@ -99,38 +117,69 @@ def corpus_of(data: ReadIn, settings: Settings) -> Corpus:
         ends = _fit(
             data.ends, data.table, [row for row in data.rows if row.split == "train"], data.clips, settings.text
         )
-    datasets = {split: _dataset([row for row in data.rows if row.split == split], ends, data.clips) for split in SPLITS}
-    return Corpus(dict(ends), datasets, data.table, data.problems, _unknown(ends, data.rows))
+    datasets = {
+        split: _dataset(
+            [row for row in data.rows if row.split == split], ends, data.clips,
+            settings.speeds if split == "train" else (),
+        )
+        for split in SPLITS
+    }  # fmt: skip
+    unknown = _unknown(ends, data.rows)
+    return Corpus(dict(ends), datasets, data.table, data.problems, unknown, settings.windows, settings.speeds)
 
 
 @dataclass(frozen=True)
 class Clips:
-    """The frames of one modality's files: a store, and the digest by which it knows each path."""
+    """The frames of one modality's files: a store, and the digests by which it knows them.
+
+    digests: {speed: {path or piece: digest}}, all at speed 1, some also at others.
+    """
 
     store: Store
-    digests: dict[Clip, str]
+    digests: dict[float, dict[Clip, str]]
 
     @classmethod
-    def of(cls, front_end: FrontEnd, name: str, files: list[Clip], settings: Settings) -> Clips:
+    def of(cls, front_end: FrontEnd, name: str, files: list[Clip], played: list[Clip], settings: Settings) -> Clips:
+        """played: the files that are wanted at other speeds, too."""
         if not isinstance(front_end, FileFrontEnd):
             raise TypeError(f"{name}: a front end of kind {front_end.kind} reads no files")
-        found = digests(files, name, settings.cache_dir)
-        return cls(compute(front_end, found, name, settings.cache_dir, settings.workers), found)
+        plain = digests(files, name, settings.cache_dir)
+        found, everything = {1.0: plain}, dict(plain)
+        for speed in settings.speeds:
+            pieces = {file: Played(file, plain[file], speed) for file in played}
+            found[speed] = {file: piece.digest() for file, piece in pieces.items()}
+            everything |= {piece: found[speed][file] for file, piece in pieces.items()}
+        return cls(compute(front_end, everything, name, settings.cache_dir, settings.workers), found)
 
     def problem(self, file: Clip) -> str | None:
-        return self.store.problems.get(self.digests[file])
+        told = (self.store.problems.get(found[file]) for found in self.digests.values() if file in found)
+        return next((problem for problem in told if problem), None)
 
-    def clip(self, file: Clip) -> np.ndarray:
+    def span(self, cell: Clip | Part, speed: float = 1.0) -> tuple[int, int]:
+        """First row and number of rows in `store.values`."""
+        if not isinstance(cell, Part):
+            return self.store.span(self.digests[speed][cell])
+        start, steps = self.store.span(self.digests[speed][cell.clip])
+        first, stop = min(round(cell.first / speed), steps - 1), round(cell.stop / speed)
+        if cell.stop == self.store.span(self.digests[1.0][cell.clip])[1]:
+            stop = steps  # a last part holds all of the rest
+        return start + first, max(1, min(stop, steps) - first)
+
+    def clip(self, cell: Clip | Part) -> np.ndarray:
         """[T, C] in the units of the features."""
-        return self.store.clip(self.digests[file])
+        start, steps = self.span(cell)
+        return self.store.values[start : start + steps]
 
-    def column(self, files: Sequence[Clip | None], standard: Standard, holes: bool) -> Column:
-        """The files as a column, None being missing; with `holes` some of their frames may be NaN."""
-        starts, lengths = np.zeros((2, len(files)), np.int64)
-        for item, file in enumerate(files):
-            if file is not None:
-                starts[item], lengths[item] = self.store.span(self.digests[file])
-        return Column(self.store.values, starts, lengths, standard, holes)
+    def column(
+        self, cells: Sequence[Clip | Part | None], standard: Standard, holes: bool, speeds: tuple[float, ...] = (1.0,)
+    ) -> Column:
+        """The cells as a column at one speed after the other, None being missing; with `holes` frames may be NaN."""
+        starts, lengths = np.zeros((2, len(speeds), len(cells)), np.int64)
+        for row, speed in enumerate(speeds):
+            for item, cell in enumerate(cells):
+                if cell is not None:
+                    starts[row, item], lengths[row, item] = self.span(cell, speed)
+        return Column(self.store.values, starts.reshape(-1), lengths.reshape(-1), standard, holes)
 
 
 def _new_front_end(table: Manifest, name: str, files: list[Clip], audio: LogMelConfig) -> LogMel | FrameArrays:
@@ -179,19 +228,23 @@ def _fit(
     return fitted
 
 
-def _dataset(rows: list[Row], front_ends: Mapping[str, FrontEnd], clips: Mapping[str, Clips]) -> SequenceDataset:
-    columns = {}
+def _dataset(
+    rows: list[Row], front_ends: Mapping[str, FrontEnd], clips: Mapping[str, Clips], speeds: tuple[float, ...]
+) -> SequenceDataset:
+    columns, played = {}, {}
     for name, front_end in front_ends.items():
         cells = [row.cells.get(name) for row in rows]
         if not isinstance(front_end, FileFrontEnd):
             columns[name] = _encoded(cells, front_end)
         elif name in clips:
             columns[name] = clips[name].column(cells, front_end.fitted, isinstance(front_end, FrameArrays))
+            if speeds and isinstance(front_end, LogMel):
+                played[name] = clips[name].column(cells, front_end.fitted, False, (1.0, *speeds))
         else:
             columns[name] = Column.of(len(rows) * [None], no_steps(front_end))
     weighted = any(row.weight is not None for row in rows)
     weights = np.array([1.0 if row.weight is None else row.weight for row in rows]) if weighted else None
-    return SequenceDataset([row.id for row in rows], [row.label for row in rows], columns, weights)
+    return SequenceDataset([row.id for row in rows], [row.label for row in rows], columns, weights, speeds=played)
 
 
 def _encoded(texts: Iterable[str | None], tokenizer: Tokenizer | Category) -> Column:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mmseqvae.audio import AudioError, LogMel, resampled
+from mmseqvae.audio import AudioError, LogMel, read_audio, resampled
 from mmseqvae.frames import FrameArrays, FramesError
 
 NUMBERS = "fiub"  # kinds of numpy types
@@ -164,6 +164,33 @@ class Entry(Piece):
             if key not in entries:
                 raise FramesError(f"{self.path}: holds no array {key!r}, but {', '.join(entries) or 'none'}")
             return read_entry(self.path, entries, key)
+
+
+@dataclass(frozen=True)
+class Played(Piece):
+    """A recording played `speed` times as fast, so that it is shorter and higher (Ko et al. 2015, section 2).
+
+    source: the digest of `clip`.
+    """
+
+    clip: str | Piece
+    source: str
+    speed: float
+
+    def __str__(self) -> str:
+        return f"{self.clip} at speed {self.speed:g}"
+
+    def digest(self) -> str:
+        return hashlib.sha256(f"{self.source} at speed {self.speed!r}".encode()).hexdigest()
+
+    @property
+    def size(self) -> int:
+        return self.clip.size if isinstance(self.clip, Piece) else os.stat(self.clip).st_size
+
+    def wave(self, sample_rate: int) -> np.ndarray:
+        clip = self.clip
+        wave = clip.wave(sample_rate) if isinstance(clip, Piece) else read_audio(clip, sample_rate)
+        return resampled(wave, self.speed * sample_rate, sample_rate, str(self))
 
 
 def open_archive(path: str | Path) -> Any:

@@ -8,12 +8,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mmseqvae.config import WindowConfig
 from mmseqvae.data.batches import Column, SequenceDataset
 from mmseqvae.data.features import FileFrontEnd, FrontEnd, front_end_from_dict
 from mmseqvae.data.manifest import SPLITS, LateRows, Manifest, Problem
@@ -65,6 +66,8 @@ class Corpus:
     """front_ends: modality or covariate -> what turns user units into steps and back; datasets: one a split.
 
     skipped: rows left out by `skip_bad`. unknown: name -> symbols or labels that training never saw, with counts.
+    windows: how items were cut; `manifest` has a row for all of one's windows. speeds: other speeds that recordings of
+    the split train are there at.
     """
 
     front_ends: dict[str, FrontEnd]
@@ -72,6 +75,8 @@ class Corpus:
     manifest: Manifest
     skipped: list[Problem]
     unknown: dict[str, Counter[str]] = field(default_factory=dict)
+    windows: WindowConfig = field(default_factory=WindowConfig)
+    speeds: tuple[float, ...] = ()
 
     def summary(self) -> list[str]:
         """What was found, a line each: items of every split and modality, missing, skipped, unused, unknown symbols."""
@@ -83,6 +88,10 @@ class Corpus:
                 missing = len(dataset) - there
                 parts.append(f"{name} {there}" + (f" ({missing} missing)" if missing else ""))
             lines.append(f"{split}: {len(dataset)} items; {', '.join(parts)}")
+        if self.windows.on:
+            lines.append(f"windows: of {self.windows.longest:g} seconds, one every {self.windows.every:g}")
+        if self.speeds:
+            lines.append(f"speeds of training recordings: 1, {', '.join(f'{speed:g}' for speed in self.speeds)}")
         if self.skipped:
             lines.append(f"skipped: {len(self.skipped)} bad rows")
         if self.manifest.unused:
@@ -105,6 +114,8 @@ def keep(folder: Path, corpus: Corpus, stores: Mapping[str, Store], stamps: Stam
         "problems": manifest.problems,
         "skipped": corpus.skipped,
         "unknown": corpus.unknown,
+        "windows": asdict(corpus.windows),
+        "speeds": corpus.speeds,
     }
     with sealing(folder) as work:
         write_json(work / TOLD, told)
@@ -117,6 +128,9 @@ def keep(folder: Path, corpus: Corpus, stores: Mapping[str, Store], stamps: Stam
                 number = list(dataset.columns).index(name)  # a name may hold what no file's name may
                 arrays |= {f"{split}-{number}-starts": column.starts, f"{split}-{number}-lengths": column.lengths}
                 arrays |= {} if name in stores else {f"{split}-{number}-flat": column.flat}
+                if name in dataset.speeds:
+                    played = dataset.speeds[name]
+                    arrays |= {f"{split}-{number}-played": np.stack([played.starts, played.lengths])}
         for name, array in arrays.items():
             np.save(work / f"{name}.npy", array, allow_pickle=False)
 
@@ -147,19 +161,23 @@ def open_or_none(folder: Path, manifest: Path, read: Callable[[], Manifest], che
         flats[name] = mapped(folders, front_end.channels)[0]
     datasets = {}
     for split in SPLITS:
-        columns = {}
+        columns, played = {}, {}
         for number, (name, front_end) in enumerate(front_ends.items()):
             flat = flats[name] if name in flats else arrays[f"{split}-{number}-flat"]
             starts, lengths = arrays[f"{split}-{number}-starts"], arrays[f"{split}-{number}-lengths"]
             standard = front_end.fitted if isinstance(front_end, FileFrontEnd) and name in flats else None
             columns[name] = Column(flat, starts, lengths, standard, isinstance(front_end, FrameArrays))
+            if f"{split}-{number}-played" in arrays:
+                starts, lengths = arrays[f"{split}-{number}-played"]
+                played[name] = Column(flat, starts, lengths, standard)
         ids, labels = _strings(arrays, f"{split}-ids"), _strings(arrays, f"{split}-labels")
         weights, steps = arrays.get(f"{split}-weights"), arrays[f"{split}-steps"]
-        datasets[split] = SequenceDataset(ids, labels, columns, weights, steps=steps)
+        datasets[split] = SequenceDataset(ids, labels, columns, weights, steps=steps, speeds=played)
     problems = [Problem(*problem) for problem in told["problems"]]
     table = Manifest(manifest, LateRows(read), told["columns"], told["unused"], problems, told["unit"])
     unknown = {name: Counter(symbols) for name, symbols in told["unknown"].items()}
-    return Corpus(front_ends, datasets, table, [Problem(*problem) for problem in told["skipped"]], unknown)
+    skipped, windows = [Problem(*problem) for problem in told["skipped"]], WindowConfig(**told.get("windows", {}))
+    return Corpus(front_ends, datasets, table, skipped, unknown, windows, tuple(told.get("speeds", ())))
 
 
 def _arrays(name: str, strings: Strings[Any]) -> dict[str, np.ndarray]:
