@@ -230,6 +230,48 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True)
+class AugmentConfig:
+    """What the encoders of recordings read in training in place of what was recorded; see `mmseqvae.data.augment`.
+
+    Decoders are scored on what was recorded all the same. By default all of it is off.
+    noise: share of recordings with white noise added, anew in every epoch. snr_low, snr_high: signal-to-noise ratios,
+    in dB of mel power, are uniform between them.
+    frequency_masks, time_masks: how many stretches of channels and of frames are set to their means (SpecAugment, Park
+    et al. 2019). frequency_width, time_width: channels and frames of each, uniform from 0 to these; time_share: of a
+    recording's frames that one may take at most.
+
+    Raises ValueError where the numbers do not fit together.
+    """
+
+    noise: float = 0.0
+    snr_low: float = 5.0
+    snr_high: float = 20.0
+    frequency_masks: int = 0
+    frequency_width: int = 15
+    time_masks: int = 0
+    time_width: int = 70
+    time_share: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.noise <= 1 or not 0 <= self.time_share <= 1:
+            raise ValueError(
+                f"augment.noise ({self.noise}) is a share of recordings and time_share ({self.time_share}) one of "
+                "frames: both lie between 0 and 1"
+            )
+        if not -math.inf < self.snr_low <= self.snr_high < math.inf:
+            raise ValueError(f"augment.snr_low ({self.snr_low}) must be at most snr_high ({self.snr_high}), in dB")
+        if min(self.frequency_masks, self.time_masks) < 0 or min(self.frequency_width, self.time_width) < 1:
+            raise ValueError(
+                f"augment: numbers of masks ({self.frequency_masks}, {self.time_masks}) must be at least 0, their "
+                f"widths ({self.frequency_width}, {self.time_width}) at least 1"
+            )
+
+    @property
+    def on(self) -> bool:
+        return bool(self.noise or self.frequency_masks or self.time_masks)
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """How long and how fast.
 
@@ -245,6 +287,7 @@ class TrainingConfig:
     gaps: share of sequences of which a stretch is hidden from encoders and decoders, anew in every batch: the end, the
     beginning, a part in the middle or single steps, so that posteriors of prefixes and of series with holes are learnt
     (`mmseqvae.gaps`).
+    augment: noise and masks on what encoders read of recordings.
     clip: largest norm of the gradient, in nats an item. l1, l2: penalties on the weight matrices, l1 sum |w| and
     l2 / 2 sum w^2, in nats. ema: decay of the averaged weights that are kept, 0 to keep the last ones.
     patience: epochs without improvement of `monitor` before stopping, the weights being then those of the best epoch;
@@ -267,6 +310,7 @@ class TrainingConfig:
     prior_rate: float = 10.0
     warm_up: int = 100
     gaps: float = 0.0
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     clip: float = 1000.0
     l1: float = 0.0
     l2: float = 0.0

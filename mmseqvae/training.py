@@ -19,8 +19,8 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from mmseqvae.callbacks import callbacks
 from mmseqvae.conditionals import KINDS, LEAST
-from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
-from mmseqvae.data import Corpus, SequenceDataset, make_loader
+from mmseqvae.config import AugmentConfig, ModelConfig, ObjectiveConfig, TrainingConfig
+from mmseqvae.data import Augmented, Corpus, SequenceDataset, make_loader
 from mmseqvae.distributed import cluster, first_before_others, joined, processes, wait
 from mmseqvae.files import replacing, write_json
 from mmseqvae.fusion import Encoded
@@ -62,8 +62,11 @@ def fit(
     lightning.seed_everything(training.seed, verbose=False)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings would bury what matters
     datasets = {name: dataset for name, dataset in corpus.datasets.items() if len(dataset)}
+    drawn = datasets["train"]  # what steps of training see
+    if training.augment.on or drawn.speeds:
+        drawn = Augmented(drawn, corpus.front_ends, training.augment, training.seed)
     longest = {
-        name: int(model.longest * max(int(d.lengths(name).max()) for d in datasets.values())) + 1
+        name: int(model.longest * max(int(d.lengths(name).max()) for d in [drawn, *datasets.values()])) + 1
         for name, end in corpus.front_ends.items()
         if not isinstance(end, Labels | Category)
     }
@@ -78,7 +81,7 @@ def fit(
     here = processes()
     most, rank, ranks = training.frames_per_batch, here.rank, here.ranks
     loader = make_loader(
-        datasets["train"], training.batch_size, seed=training.seed, frames_per_batch=most, sampling=training.sampling,
+        drawn, training.batch_size, seed=training.seed, frames_per_batch=most, sampling=training.sampling,
         sampling_column=training.sampling_column, rank=rank, ranks=ranks,
     )  # fmt: skip
     valid = None
@@ -174,8 +177,14 @@ def reconstruction_weights(corpus: Corpus, objective: ObjectiveConfig) -> dict[s
 
 
 def settings(model: ModelConfig, objective: ObjectiveConfig, training: TrainingConfig) -> dict[str, Any]:
-    """What tells two trainings on the same data apart, as plain data; the number of threads does not."""
-    return {"model": asdict(model), "objective": asdict(objective), "training": asdict(replace(training, threads=None))}
+    """What tells two trainings on the same data apart, as plain data; the number of threads does not.
+
+    What is off and newer than runs that may be there is not named.
+    """
+    told = asdict(replace(training, threads=None))
+    if training.augment == AugmentConfig():
+        del told["augment"]
+    return {"model": asdict(model), "objective": asdict(objective), "training": told}
 
 
 def write_skipped(out: Path, skipped: Many[Any]) -> None:

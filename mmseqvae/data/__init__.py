@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mmseqvae.data.augment import Augmented
     from mmseqvae.data.batches import Batch, SequenceDataset
     from mmseqvae.data.corpus import decode_items, encode_items, prepare
     from mmseqvae.data.features import FrontEnd, front_end_from_dict
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from mmseqvae.data.sources import read_source
 
 __all__ = [
+    "Augmented",
     "Batch",
     "BucketBatchSampler",
     "Corpus",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "augment": ("Augmented",),
     "batches": ("Batch", "SequenceDataset"),
     "corpus": ("decode_items", "encode_items", "prepare"),
     "features": ("FrontEnd", "front_end_from_dict"),

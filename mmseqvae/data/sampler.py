@@ -215,6 +215,14 @@ class BucketBatchSampler(Sampler[list[int]]):
         self._given = self._start
 
 
+class NumberedDraws(BucketBatchSampler):
+    """The same batches, an item as the number of its draw, epoch * N + item: what is done to it can depend on both."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in super().__iter__():
+            yield [self.epoch * len(self.lengths) + item for item in batch]
+
+
 class Plan(NamedTuple):
     """How epochs are cut by frames: into `chunks` alike, sorted in classes of `width` steps, each cut at `cuts`
     [batches + 1]; tops [depth, M]: the most steps that the item at a place of a chunk can have."""
@@ -271,7 +279,7 @@ def make_loader(
         lengths = dataset.steps
     else:
         lengths = np.stack([dataset.lengths(name) for name in dataset.columns], axis=1)
-    sampler = BucketBatchSampler(
+    sampler = (NumberedDraws if dataset.numbered else BucketBatchSampler)(
         lengths, batch_size, shuffle, seed, frames_per_batch=frames_per_batch, weights=weights, groups=groups,
         rank=rank, ranks=ranks,
     )  # fmt: skip
