@@ -1,11 +1,14 @@
 """What does augmentation cost? Batches with noise and masks against plain ones, and features at other speeds.
 
+And why speeds are computed from sound: how much less frames vary that are made by stretching log-mels in time.
+
     python -m benchmarks.augment [--data-dir DIR]
 
 Batches of 64 of the items of `benchmarks.loading`, without workers, by the data set alone: plain, and as a training
 that augments gets them, every recording with noise. A training step is that of the spoken-digits recipe in float32.
 Features are those of made recordings, computed into a new cache without speeds and with two. Processor time of one
-thread, medians over epochs, in turns. Writes benchmarks/results/augment.md.
+thread, medians over epochs, in turns. Stretched are log-mels of white noise, between neighbours in a straight line.
+Writes benchmarks/results/augment.md.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import torch
 from benchmarks.loading import BATCH, each, made, training_step
 from benchmarks.table import heading
 from benchmarks.training import digits
-from mmseqvae.audio import LogMel
+from mmseqvae.audio import LogMel, resampled
 from mmseqvae.config import AugmentConfig, LogMelConfig
 from mmseqvae.data import Augmented, SequenceDataset, make_loader, prepare
 from mmseqvae.files import write_text
@@ -77,6 +80,9 @@ def main(
         seconds, size = (median(cost) for cost in zip(*costs, strict=True))
         speed = " and ".join(f"{speed:g}" for speed in speeds)
         table.append(f"| recordings{f', also at speeds {speed}' if speeds else ''} | {seconds:.0f} | {size:.0f} |")
+    table += ["", "| white noise at speed | variance of stretched log-mels / of those of the sound |", "|---|---|"]
+    noise = 0.1 * random.standard_normal(16000 * 60).astype(np.float32)
+    table += [f"| {speed:g} | {stretched_over_played(noise, speed):.2f} |" for speed in SPEEDS]
     print("\n".join(table))
     write_text(results / "augment.md", "\n".join(table) + "\n")
 
@@ -109,6 +115,15 @@ def features(waves: list[np.ndarray], speeds: tuple[float, ...]) -> tuple[float,
         seconds = time.process_time() - started
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     return seconds / hours, size / 1e6 / hours
+
+
+def stretched_over_played(wave: np.ndarray, speed: float) -> float:
+    """Ratio of the variances over time, the mean over the channels, of a sound at 16 kHz."""
+    end = LogMel(LogMelConfig())
+    mels, played = end.features(wave).numpy(), end.features(resampled(wave, speed * 16000, 16000, "noise")).numpy()
+    times = np.arange(0, len(mels) - 1, speed)
+    stretched = np.stack([np.interp(times, np.arange(len(mels)), channel) for channel in mels.T], 1)
+    return float((stretched.var(0) / played.var(0)).mean())
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ _HOME = {
     "ModelConfig": "config",
     "ObjectiveConfig": "config",
     "TrainingConfig": "config",
+    "WindowConfig": "config",
+    "AugmentConfig": "config",
     "prepare": "data",
     "fit": "training",
     "Trained": "pretrained",
