@@ -15,6 +15,8 @@ from mmseqvae.fusion import Encoded
 from mmseqvae.gaussian import LOG_2PI, Gaussian, GaussianMixture, Law, draw, parts
 from mmseqvae.sequence import Sequence
 
+IDLE = 0.1  # of the mean weight: a part of a learnt mixture below it is put elsewhere
+
 
 class Prior(nn.Module):
     """What every prior over `latent` dimensions offers; str() says which it is."""
@@ -79,8 +81,8 @@ class MixturePrior(Prior):
 class LearntMixture(MixturePrior):
     """A mixture of `components` diagonal Gaussians whose weights, means and variances are trained with the model.
 
-    Its parts start as draws of N(0, I / 2) with variance 1 / 2, so that the whole starts near N(0, I).
-    Raises ValueError below one component.
+    Its parts start as draws of N(0, I / 2) with variance 1 / 2, so that the whole starts near N(0, I). Those that the
+    posteriors leave behind are put to use again by `split`. Raises ValueError below one component.
     """
 
     def __init__(self, components: int, latent: int) -> None:
@@ -97,6 +99,34 @@ class LearntMixture(MixturePrior):
 
     def mixture(self) -> GaussianMixture:
         return GaussianMixture(self.logits, Gaussian(self.means, self.logvars))
+
+    @torch.no_grad()
+    def split(self, idle: float = IDLE) -> int:
+        """Put every part whose weight is below `idle` of the mean weight beside the heaviest one, with half its weight.
+
+        Nothing would train it where it is: its gradient goes with its weight. The two lie half a standard deviation to
+        both sides of where the heavy part was, in its widest dimension, as in Linde et al. 1980 ("An algorithm for
+        vector quantizer design"), narrower there so that means and variances of the whole remain what they were.
+        Returns how many parts were moved. Without noise, so that all processes do the same.
+        """
+        weights = self.logits.double().softmax(-1).cpu().numpy()
+        means, variances = (t.double().cpu().numpy() for t in (self.means, self.logvars.exp()))
+        moved = (weights < idle / len(weights)).nonzero()[0]
+        for place in moved:
+            heavy = weights.argmax()
+            widest = variances[heavy].argmax()
+            offset = 0.5 * variances[heavy, widest] ** 0.5
+            variances[heavy, widest] -= offset**2
+            means[place], variances[place] = means[heavy], variances[heavy]
+            means[heavy, widest] -= offset
+            means[place, widest] += offset
+            weights[heavy] = (weights[heavy] + weights[place]) / 2
+            weights[place] = weights[heavy]
+        if len(moved):
+            self.logits.copy_(torch.from_numpy(np.log(weights)))
+            self.means.copy_(torch.from_numpy(means))
+            self.logvars.copy_(torch.from_numpy(np.log(variances)))
+        return len(moved)
 
 
 class VampPrior(MixturePrior):

@@ -17,8 +17,11 @@ from mmseqvae.measures import ACTIVE
 from mmseqvae.model import Batch, MultimodalVAE
 from mmseqvae.objectives import Terms, chosen
 from mmseqvae.pretrained import to_device
+from mmseqvae.priors import LearntMixture
 from mmseqvae.schedules import BETA_SCHEDULES, TargetKL, beta_at, warm_up, warm_up_then_cosine
 from mmseqvae.totals import Totals
+
+SPLIT_EVERY = 100  # steps, after which idle parts of a learnt mixture are put to use again
 
 
 class Training(lightning.LightningModule):
@@ -70,6 +73,8 @@ class Training(lightning.LightningModule):
         if self.noise is not None:  # going on within an epoch
             self._set_noise(self.noise)
             self.noise = None
+        if isinstance(self.model.learnt, LearntMixture) and self.global_step % SPLIT_EVERY == 0:
+            self.model.learnt.split()
 
     @torch.no_grad()
     def start_decoders_anew(self) -> None:

@@ -123,6 +123,49 @@ def test_a_learnt_mixture_starts_near_the_standard_normal_and_learns() -> None:
     assert abs(learnt.sample(5_000, seeded()).mean(0) - points.mean(0)).max() < 0.4
 
 
+def test_idle_parts_of_a_learnt_mixture_go_to_the_heaviest_and_the_whole_stays_what_it_was() -> None:
+    prior = LearntMixture(5, 2).double()
+    with torch.no_grad():
+        prior.logits.copy_(f64(0.6, 0.3, 0.1 - 2e-6, 1e-6, 1e-6).log())
+        prior.means.copy_(torch.arange(10.0).view(5, 2))
+        prior.logvars.copy_(f64([4, 1], [0.2, 0.1], [1, 1], [9, 9], [9, 9]).log())
+    before, points = prior.mixture(), prior.sample(2000, seeded())
+    density = prior.log_prob(points)
+    assert prior.split() == 2
+    torch.testing.assert_close(prior.logits.softmax(-1), f64(0.15, 0.3, 0.1, 0.3, 0.15), atol=3e-6, rtol=0)
+    # first half a deviation of 2 apart, the lower one then again: its variance in that dimension is 3 by now
+    torch.testing.assert_close(prior.means[3], f64(1, 1))
+    torch.testing.assert_close(prior.means[:1], f64([-1 - 0.75**0.5, 1]), atol=1e-9, rtol=0)
+    torch.testing.assert_close(prior.means[4:], f64([-1 + 0.75**0.5, 1]), atol=1e-9, rtol=0)
+    torch.testing.assert_close(prior.means[1:3], torch.arange(2.0, 6).view(2, 2).double())
+    after = prior.mixture()
+    torch.testing.assert_close(after.mean, before.mean, atol=2e-5, rtol=0)
+    torch.testing.assert_close(after.variance, before.variance, atol=2e-4, rtol=0)
+    assert abs(prior.log_prob(points) - density).mean() < 0.05
+    kept = prior.means.clone()
+    assert prior.split() == 0
+    assert kept.equal(prior.means)
+
+
+def test_split_parts_fit_what_the_one_part_could_not() -> None:
+    points = torch.cat([mixture().sample(300, seeded()), 8 + mixture().sample(300, seeded())])
+    fits = []
+    for splits in (False, True):
+        prior = LearntMixture(12, 2).double()
+        with torch.no_grad():
+            prior.logits.copy_(torch.tensor([0.0] + 11 * [-12.0]))
+            prior.means.copy_(torch.zeros(12, 2))
+        optimizer = torch.optim.Adam(prior.parameters(), 0.1)
+        for step in range(120):
+            if splits and step % 20 == 0:
+                prior.split()
+            optimizer.zero_grad()
+            (-prior.log_prob(points).mean()).backward()
+            optimizer.step()
+        fits.append(float(prior.log_prob(points).mean().detach()))
+    assert fits[1] > fits[0] + 0.5
+
+
 def test_divergence_is_exact_where_it_can_be_and_else_a_mean_over_draws() -> None:
     q = Gaussian(f64([1, 0], [0.5, 2]), f64([2, 0.5], [1, 0.3]).log())
     other = Gaussian(f64([-1, 0.2], [0, 0]), f64([0.5, 1], [3, 1]).log())

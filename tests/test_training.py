@@ -16,13 +16,14 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mmseqvae import steps
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data import Corpus, SequenceDataset, make_loader, prepare
 from mmseqvae.data.batches import Column
 from mmseqvae.gaussian import Gaussian
 from mmseqvae.objectives import OBJECTIVES, Terms, elbo
 from mmseqvae.pretrained import Trained, build, encoded, load, posteriors
-from mmseqvae.priors import Mixture
+from mmseqvae.priors import LearntMixture, Mixture
 from mmseqvae.text import Tokenizer
 from mmseqvae.training import Training, fit, reconstruction_weights
 
@@ -121,6 +122,27 @@ def test_the_prior_learns_at_a_rate_of_its_own(corpus: Corpus) -> None:
     optimizer.step()
     torch.testing.assert_close((means - before[0]).abs(), torch.full_like(means, 7e-3), rtol=1e-3, atol=0)
     torch.testing.assert_close((weight - before[1]).abs().max().item(), 1e-3, rtol=1e-3, atol=0)
+
+
+def test_parts_of_the_prior_that_are_left_behind_are_put_to_use_in_training(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4 steps of 10 items an epoch; splits before the steps 0, 3, 6, 9, where there is anything to split."""
+    moved, split = [], LearntMixture.split
+
+    def spied(prior: LearntMixture) -> int:
+        with torch.no_grad():
+            prior.logits[len(moved)] = -30.0
+        moved.append(split(prior))
+        return moved[-1]
+
+    monkeypatch.setattr(LearntMixture, "split", spied)
+    monkeypatch.setattr(steps, "SPLIT_EVERY", 3)
+    mixture = replace(SMALL, prior="mixture", prior_components=6)
+    learnt = run(corpus, tmp_path / "run", model=mixture, epochs=3, batch_size=10).model.learnt
+    assert moved == [1, 1, 1, 1]
+    assert isinstance(learnt, LearntMixture)
+    assert learnt.logits.softmax(-1).min() > 0.01
 
 
 @pytest.mark.parametrize("fusion", ["joint", "attention", "generalised-poe", "moe"])
