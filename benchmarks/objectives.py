@@ -49,7 +49,7 @@ PRIVATE = {"model.latent": 16, "model.private": 16}
 # Flexible q(z | x_m), fitted after the training of the row without.
 AFTER_MIXTURE, AFTER_FLOW = {"training.conditionals": "mixture"}, {"training.conditionals": "flow"}
 
-TIED = {"coordination": 0.3, "draws": 1, "own": 0.0}  # options of `coordinated` that are the library's defaults
+TIED = {"coordination": 0.1, "draws": 1, "own": 0.3}  # options of `coordinated` that are the library's defaults
 
 
 def tied(fusion: str = "poe", prior: str = "standard", **options: Any) -> dict[str, Any]:
@@ -77,9 +77,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "mmvae-plus": row("mmvae_plus", "moe") | PRIVATE,
     "coordinated": tied(),
     "coordinated-1": tied(coordination=1.0),
-    "coordinated-0.03": tied(coordination=0.03),
+    "coordinated-0.3": tied(coordination=0.3),
     "coordinated-two-draws": tied(draws=2),
-    "coordinated-own": tied(own=0.3),
+    "coordinated-no-own": tied(own=0.0),
     "coordinated-cross": tied(cross=0.1),
     "coordinated-detached": tied(detach=True),
     "coordinated-generalised": tied("generalised-poe"),
@@ -91,7 +91,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "vamp-50": tied(prior="vamp-50"),
     "mixture-100": tied(prior="mixture-100"),
     "default": tied(prior="mixture-100") | AFTER_MIXTURE,
-    "own-mixture-100-after-mixture": tied(prior="mixture-100", own=0.3) | AFTER_MIXTURE,
+    "no-own-mixture-100-after-mixture": tied(prior="mixture-100", coordination=0.3, own=0.0) | AFTER_MIXTURE,
     "mixture-100-after-flow": tied(prior="mixture-100") | AFTER_FLOW,
     "mixture-40-after-mixture": tied(prior="mixture-40") | AFTER_MIXTURE,
     "mixture-100-joint-after-mixture": tied("joint", "mixture-100") | AFTER_MIXTURE,

@@ -34,7 +34,7 @@ from mmseqvae.fusion import Encoded
 from mmseqvae.pretrained import Trained, build, encoded, load, start_prior
 from mmseqvae.priors import Prior, Resampled, WordThenPosterior, fit_mixture
 from mmseqvae.text import Tokenizer
-from mmseqvae.training import Training, fit, fit_conditionals, reconstruction_weights
+from mmseqvae.training import DRAWS, Training, fit, fit_conditionals, reconstruction_weights
 
 COMPONENTS = 50  # the most that a fitted mixture may have, diagonal; validation chooses
 NLL_DRAWS = 100
@@ -225,15 +225,16 @@ def judged(
 def fitted_priors(trained: Trained, said: Encoded, words: list[str], seed: int) -> dict[str, Prior]:
     """Every prior that pairs are drawn from: the model's own, two fitted after, two baselines, by name.
 
-    The mixture becomes `model.fitted`. It and the flow are fitted to a draw from the joint posterior of nine training
+    The mixture becomes `model.fitted`. It and the flow are fitted to draws from the joint posterior of nine training
     recordings in ten; the tenth chooses how many components and when to stop.
     """
     model = trained.model
     q = said.posterior()[said.here("audio").nonzero().squeeze(-1)]
-    z = q.rsample(generator=model.generator(seed))
-    held = torch.arange(len(z)) % 10 == 9
-    model.fitted = fit_mixture(z[~held], COMPONENTS, seed, valid=z[held])
-    flow = fit_flow(z[~held], COMPONENTS, seed, valid=z[held])
+    z = q.rsample(DRAWS, generator=model.generator(seed))  # [DRAWS, N, D]
+    held = torch.arange(z.shape[1]) % 10 == 9
+    train, valid = z[:, ~held].flatten(0, 1), z[:, held].flatten(0, 1)
+    model.fitted = fit_mixture(train, COMPONENTS, seed, valid=valid, learnt=model.learnt)
+    flow = fit_flow(train, COMPONENTS, seed, valid=valid, learnt=model.learnt)
     asked = model.encode(encode_items(trained.front_ends, [{"text": word} for word in words]), ["text"])
     own: dict[str, Prior] = {"standard": model.standard} | ({} if model.learnt is None else {"learnt": model.learnt})
     return own | {

@@ -172,7 +172,10 @@ class Flow(Prior):
         return self.net.law().rsample(n, generator).detach()
 
 
-def fit_flow(z: Tensor, components: int, seed: int = 0, progress: bool = False, valid: Tensor | None = None) -> Flow:
+def fit_flow(
+    z: Tensor, components: int, seed: int = 0, progress: bool = False, valid: Tensor | None = None,
+    learnt: Prior | None = None,
+) -> Flow:  # fmt: skip
     """Fit a flow to draws z [N, D] from training posteriors: first `fit_mixture`, then gradient steps.
 
     It stops where the mean log-density of `valid` [N', D], draws from posteriors of other items, has been highest;
@@ -183,7 +186,7 @@ def fit_flow(z: Tensor, components: int, seed: int = 0, progress: bool = False, 
         z, valid = z[~held], z[held]
     if len(z) < 2 or not len(valid):
         raise ValueError(f"a flow needs at least 2 draws to learn from and 1 to stop by, got {len(z)} and {len(valid)}")
-    start = fit_mixture(z, components, seed, progress, valid)
+    start = fit_mixture(z, components, seed, progress, valid, learnt)
     with seeded(seed):
         flow = Flow(z.shape[-1], len(start.log_weights)).to(z)
     flow.net.begin(z, start.mixture())

@@ -270,11 +270,11 @@ class MultimodalVAE(Forecasting):
     ) -> Prior:
         """Set `fitted` to a "mixture" or a "flow" fitted to draws z [N, D] from training posteriors, and return it.
 
-        See `fit_mixture` and `fit_flow`, which the arguments go to.
+        See `fit_mixture`, to which a prior learnt with the model goes too, and `fit_flow`.
         """
         if kind not in FITTED:
             raise ValueError(f"kind must be one of {', '.join(FITTED)}, got {kind!r}")
-        self.fitted = FITTED[kind](z, components, seed, progress, valid)
+        self.fitted = FITTED[kind](z, components, seed, progress, valid, self.learnt)
         return self.fitted
 
     def fit_conditional(self, name: str, train: Encoded, valid: Encoded | None = None, **how: Any) -> float:

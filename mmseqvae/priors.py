@@ -271,13 +271,15 @@ def divergence(q: Law, prior: Prior | Law, z: Tensor) -> Tensor:
 
 
 def fit_mixture(
-    z: Tensor, components: int, seed: int = 0, progress: bool = False, valid: Tensor | None = None
-) -> Mixture:
+    z: Tensor, components: int, seed: int = 0, progress: bool = False, valid: Tensor | None = None,
+    learnt: Prior | None = None,
+) -> Mixture:  # fmt: skip
     """Fit a diagonal Gaussian mixture to draws z [N, D] by expectation maximisation (scikit-learn).
 
     With draws `valid` [N', D] from posteriors of other items, `components` is the most that is tried: it is halved
-    until 1, and the size of the highest mean log-density of `valid` is kept. The better of two starts each; at most one
-    component for every ten draws. Raises ValueError below two draws or one component.
+    until 1, and the size of the highest mean log-density of `valid` is kept. The better of two starts each, and where a
+    mixture was `learnt` with the model a third from its heaviest parts; at most one component for every ten draws.
+    Raises ValueError below two draws or one component.
     """
     from sklearn import mixture
 
@@ -290,17 +292,29 @@ def fit_mixture(
     def tensor(array: np.ndarray) -> Tensor:
         return torch.as_tensor(array, dtype=z.dtype, device=z.device)
 
+    def places(size: int) -> list[dict[str, np.ndarray]]:
+        """Where the starts begin: twice where k-means finds clusters, then at the learnt parts."""
+        if not isinstance(learnt, LearntMixture) or len(learnt.logits) < size:
+            return [{}, {}]
+        heaviest = learnt.logits.detach().topk(size)
+        weights = heaviest.values.double().softmax(-1).cpu().numpy()
+        means, logvars = (t.detach()[heaviest.indices].double().cpu().numpy() for t in (learnt.means, learnt.logvars))
+        return [{}, {}, {"weights_init": weights / weights.sum(), "means_init": means,
+                         "precisions_init": np.exp(-logvars)}]  # fmt: skip
+
     def fitted(size: int) -> Mixture:
         starts = []
-        for _ in range(2):
+        for first in places(size):
             start = mixture.GaussianMixture(size, covariance_type="diag", reg_covar=1e-3, max_iter=300,
-                                            random_state=random)  # fmt: skip
+                                            random_state=random, **first)  # fmt: skip
             starts.append(start.fit(points))
             bar.update()
         best = max(starts, key=lambda start: start.lower_bound_)
         return Mixture(tensor(best.weights_).log(), tensor(best.means_), tensor(best.covariances_).log())
 
-    with tqdm(total=2 * len(sizes), desc="fitting the prior", unit="start", disable=not progress) as bar:
+    with tqdm(
+        total=sum(len(places(size)) for size in sizes), desc="fitting the prior", unit="start", disable=not progress
+    ) as bar:
         found = [fitted(size) for size in sizes]
     return found[0] if valid is None else max(found, key=lambda prior: float(prior.log_prob(valid).mean()))
 

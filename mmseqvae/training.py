@@ -33,6 +33,7 @@ from mmseqvae.text import Tokenizer
 
 logger = logging.getLogger(__name__)
 PRECISIONS = ("32-true", "bf16-mixed")
+DRAWS = 4  # of every posterior, that the prior is fitted to
 
 
 def fit(
@@ -141,8 +142,8 @@ def finish(trained: Trained, dataset: SequenceDataset, training: TrainingConfig,
         items = np.sort(np.random.default_rng(training.seed).choice(len(dataset), most, replace=False))
     said = encoded(trained.model, dataset, items=items)
     with torch.no_grad():  # a fusion may have weights
-        draws = said.posterior().rsample(generator=trained.model.generator(training.seed))
-    trained.model.fit_prior(draws, training.components, training.seed, progress)
+        draws = said.posterior().rsample(DRAWS, generator=trained.model.generator(training.seed))
+    trained.model.fit_prior(draws.flatten(0, 1), training.components, training.seed, progress)
     if training.conditionals != "none":
         fit_conditionals(trained.model, said, training, progress)
     trained.model.eval()

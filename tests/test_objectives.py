@@ -246,7 +246,7 @@ def test_weights_free_bits_and_beta_enter_the_objective_alone(objective) -> None
 # What it costs, and what may be missing
 
 
-DRAWS = {"mvae": (2, 2, 1), "telbo": (1, 1, 1), "coordinated": (3, 1, 3), "importance": (10, 10, 10)} | {
+DRAWS = {"mvae": (2, 2, 1), "telbo": (1, 1, 1), "coordinated": (3, 2, 3), "importance": (10, 10, 10)} | {
     "dmvae": (3, 3, 3),
     "mmvae_plus": (2, 2, 2),
 }  # else 1 each

@@ -44,8 +44,8 @@ def telbo(slow: Slow, beta: float, weights: dict[str, float], single: float = 1.
 
 
 def coordinated(
-    slow: Slow, beta: float, weights: dict[str, float], coordination: float = 0.3, tokens: float = 1.0,
-    own: float = 0.0, cross: float = 0.0, detach: bool = False, draws: int = 1,
+    slow: Slow, beta: float, weights: dict[str, float], coordination: float = 0.1, tokens: float = 1.0,
+    own: float = 0.3, cross: float = 0.0, detach: bool = False, draws: int = 1,
 ) -> list[float]:  # fmt: skip
     totals = elbo(slow, beta, weights) if draws == 1 else importance(slow, beta, weights, draws)
     for name in slow.readers:
@@ -60,7 +60,7 @@ def coordinated(
 
 
 def jmvae(slow: Slow, beta: float, weights: dict[str, float], alpha: float = 0.1) -> list[float]:
-    return coordinated(slow, beta, weights, coordination=alpha, tokens=0.0)
+    return coordinated(slow, beta, weights, coordination=alpha, tokens=0.0, own=0.0)
 
 
 def mvtcae(slow: Slow, beta: float, weights: dict[str, float], alpha: float = 0.9) -> list[float]:

@@ -147,6 +147,22 @@ def test_idle_parts_of_a_learnt_mixture_go_to_the_heaviest_and_the_whole_stays_w
     assert kept.equal(prior.means)
 
 
+def test_the_fit_starts_from_the_learnt_parts_too() -> None:
+    """Clusters a hundred times as many in one dimension that k-means cannot tell from noise: the learnt prior can."""
+    noise = torch.randn(4000, 3, generator=seeded(), dtype=torch.float64) * f64(0.01, 30, 30)
+    z = noise + f64([-1, 0, 0], [1, 0, 0]).repeat(2000, 1)
+    learnt = LearntMixture(3, 3).double()
+    with torch.no_grad():
+        learnt.logits.copy_(f64(0, -8, 0))
+        learnt.means.copy_(f64([-0.9, 0, 0], [5, 5, 5], [0.9, 0, 0]))
+        learnt.logvars.copy_(f64(0.1, 900, 900).log().expand(3, 3))
+    alone, told = fit_mixture(z, 2), fit_mixture(z, 2, learnt=learnt)
+    assert told.log_prob(z).mean() > alone.log_prob(z).mean() + 1
+    torch.testing.assert_close(told.means[:, 0].sort().values, f64(-1, 1), atol=1e-2, rtol=0)
+    assert fit_mixture(z, 2, learnt=StandardNormal(3)).means.equal(alone.means)
+    assert fit_mixture(z, 4, learnt=learnt).means.equal(fit_mixture(z, 4).means)  # fewer parts than wanted
+
+
 def test_split_parts_fit_what_the_one_part_could_not() -> None:
     points = torch.cat([mixture().sample(300, seeded()), 8 + mixture().sample(300, seeded())])
     fits = []
