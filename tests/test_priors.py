@@ -1,6 +1,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.distributions as td
@@ -18,6 +19,7 @@ from mmseqvae.priors import (
     WordThenPosterior,
     divergence,
     fit_mixture,
+    merged,
 )
 from mmseqvae.sequence import Sequence
 
@@ -161,6 +163,22 @@ def test_the_fit_starts_from_the_learnt_parts_too() -> None:
     torch.testing.assert_close(told.means[:, 0].sort().values, f64(-1, 1), atol=1e-2, rtol=0)
     assert fit_mixture(z, 2, learnt=StandardNormal(3)).means.equal(alone.means)
     assert fit_mixture(z, 4, learnt=learnt).means.equal(fit_mixture(z, 4).means)  # fewer parts than wanted
+
+
+def test_a_mixture_is_reduced_by_joining_what_is_alike() -> None:
+    """Two pairs close together, one of them light, and one part that lies alone: it and the sums of moments stay."""
+    weights, means = np.array([0.3, 0.05, 0.25, 0.15, 0.25]), np.array([[0, 0], [9, 9], [0.1, 0], [0, 5], [0.2, 5.0]])
+    variances = np.array([[1, 1], [1, 2], [1.2, 1], [0.5, 1], [0.6, 1]])
+    fewer = merged(weights, means, variances, 3)
+    assert fewer[0].tolist() == pytest.approx([0.55, 0.05, 0.4])
+    assert fewer[1][:, 1].tolist() == pytest.approx([0, 9, 5])
+    assert fewer[1][0, 0] == pytest.approx(0.25 / 0.55 * 0.1)
+    for (w, m, v), (w2, m2, v2) in [
+        ((weights, means, variances), merged(weights, means, variances, n)) for n in (4, 1)
+    ]:
+        assert w2 @ m2 == pytest.approx(w @ m)
+        assert w2 @ (v2 + m2**2) == pytest.approx(w @ (v + m**2))
+    assert all(np.array_equal(a, b) for a, b in zip(merged(*fewer, 3), fewer, strict=True))
 
 
 def test_split_parts_fit_what_the_one_part_could_not() -> None:
