@@ -1,21 +1,25 @@
-"""Several processes: how many there are, who goes first, sums over all of them. One process unless torchrun or srun
-started more."""
+"""Several processes: how many there are, what the first does for all, sums over all of them.
+
+One process unless torchrun or srun started more.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FOREVER = timedelta(days=365)  # features of a corpus may take days, and the others wait
+P = ParamSpec("P")
+R = TypeVar("R")
+
+FOREVER = timedelta(days=365)  # a download or the features of a corpus may take days, and the others wait
 
 
 @dataclass(frozen=True)
@@ -103,15 +107,27 @@ def wait() -> None:
         distributed.barrier(joined())
 
 
-@contextmanager
-def first_before_others() -> Iterator[None]:
-    """The block runs on the first process; the others run it when that is done, and find the files that it wrote."""
+def by_first(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """work(*args, **kwargs) of the first process alone; the others wait, however long it takes, and get its result.
+
+    The result is pickled on its way. Where `work` raises, the other processes end, and one message is left.
+    """
     here = processes()
-    if not here.first:
-        wait()
-    yield
-    if here.first:
-        wait()
+    if here.ranks == 1:
+        return work(*args, **kwargs)
+    from torch import distributed
+
+    group = joined()  # before the work, since nobody waits forever to meet
+    told: list[Any] = [False, None]  # whether it was done, and the result
+    try:
+        if here.first:
+            told = [True, work(*args, **kwargs)]
+    finally:
+        distributed.broadcast_object_list(told, src=0, group=group)
+    done, result = told
+    if not done:
+        raise SystemExit
+    return result
 
 
 def total(values: Tensor) -> Tensor:

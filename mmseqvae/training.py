@@ -21,7 +21,7 @@ from mmseqvae.callbacks import callbacks
 from mmseqvae.conditionals import KINDS, LEAST
 from mmseqvae.config import AugmentConfig, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data import Augmented, Corpus, SequenceDataset, make_loader
-from mmseqvae.distributed import cluster, first_before_others, joined, processes, wait
+from mmseqvae.distributed import by_first, cluster, joined, processes, wait
 from mmseqvae.files import replacing, write_json
 from mmseqvae.fusion import Encoded
 from mmseqvae.labels import Category, Labels
@@ -93,8 +93,8 @@ def fit(
     data = {"front_ends": {name: end.to_dict() for name, end in corpus.front_ends.items()}, "longest": longest}
     data |= {"windows": asdict(corpus.windows)} if corpus.windows.on else {}
     data |= {"speeds": list(corpus.speeds)} if corpus.speeds else {}
-    with first_before_others():
-        checkpoint = _checkpoint_of(out, {**settings(model, objective, training), **data, "processes": here.ranks})
+    noted = {**settings(model, objective, training), **data, "processes": here.ranks}
+    checkpoint = by_first(_checkpoint_of, out, noted)
     progress = progress and here.first
     trainer = lightning.Trainer(
         accelerator="auto", max_epochs=training.pretraining + training.epochs,
@@ -107,7 +107,7 @@ def fit(
     )  # fmt: skip
     with warnings.catch_warnings():
         ignored = ("does not have many workers", "LeafSpec", "exists and is not empty", "sync_dist=True",
-                   "find_unused_parameters=True was specified")  # fmt: skip
+                   "have no `val_dataloader`", "find_unused_parameters=True was specified")  # fmt: skip
         warnings.filterwarnings("ignore", f".*({'|'.join(ignored)}).*")
         if here.ranks > 1:  # Lightning asks the first process before every step whether to stop, and waits for it
             trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
@@ -210,6 +210,5 @@ def _checkpoint_of(out: Path, noted: dict[str, Any]) -> Path | None:
                 f"{out} holds a training with other settings or data: choose another --out, or delete the folder"
             )
         return checkpoint
-    if processes().first:
-        write_json(notes, noted)
+    write_json(notes, noted)
     return None

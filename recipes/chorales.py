@@ -21,6 +21,7 @@ import numpy as np
 
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data.download import download, file_sha256
+from mmseqvae.distributed import by_first
 from mmseqvae.files import replacing, write_csv, write_text
 
 if TYPE_CHECKING:
@@ -160,8 +161,8 @@ def main(
         raise ValueError("--data-dir is for --source jsb; cadences are made in --cache-dir")
     training = training if seed is None else replace(training, seed=seed)
     folder = cache_dir / f"chorales-{source}"
-    chorales = made(0) if source == "made" else read_chorales(fetched(folder, data_dir))
-    manifest = prepare_chorales(folder, chorales)
+    chorales = made(0) if source == "made" else read_chorales(by_first(fetched, folder, data_dir))
+    manifest = by_first(prepare_chorales, folder, chorales)
     out = out or Path("runs") / f"chorales-{source}"
 
     from mmseqvae.data import prepare

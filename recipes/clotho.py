@@ -30,6 +30,7 @@ import numpy as np
 
 from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TextConfig, TrainingConfig
 from mmseqvae.data.download import download, extract
+from mmseqvae.distributed import by_first
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus
@@ -168,7 +169,7 @@ def main(
         objective: what is maximised.
         training: how long and how fast.
     """
-    manifest = prepare_sounds(cache_dir, data_dir)
+    manifest = by_first(prepare_sounds, cache_dir, data_dir)
     training = training if seed is None else replace(training, seed=seed)
 
     from mmseqvae.data import prepare

@@ -26,6 +26,7 @@ import soundfile
 
 from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data.download import download, extract
+from mmseqvae.distributed import by_first
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus, SequenceDataset
@@ -109,7 +110,7 @@ def main(
         objective: what is maximised.
         training: how long and how fast.
     """
-    manifest = prepare_sentences(cache_dir, data_dir, seconds)
+    manifest = by_first(prepare_sentences, cache_dir, data_dir, seconds)
     training = training if seed is None else replace(training, seed=seed)
 
     from mmseqvae.data import prepare

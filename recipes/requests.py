@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TextConfig, TrainingConfig
 from mmseqvae.data.download import download, extract, file_sha256
+from mmseqvae.distributed import by_first
 from mmseqvae.files import write_csv, write_text
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def main(
         objective: what is maximised.
         training: how long and how fast.
     """
-    manifest = prepare_manifest(cache_dir, data_dir, skewed)
+    manifest = by_first(prepare_manifest, cache_dir, data_dir, skewed)
     out = out or Path("runs") / ("requests-skewed" if skewed else "requests")
     training = training if seed is None else replace(training, seed=seed)
 

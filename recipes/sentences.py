@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TextConfig, TrainingConfig
+from mmseqvae.distributed import by_first
 from mmseqvae.files import write_csv, write_text
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def main(
         objective: what is maximised; its warm-up is 10 epochs, whatever it says here.
         training: how long and how fast.
     """
-    manifest = prepare_manifest(cache_dir, text, valid, test)
+    manifest = by_first(prepare_manifest, cache_dir, text, valid, test)
     out = out or Path("runs") / f"sentences-{text.stem}"
     training = training if seed is None else replace(training, seed=seed)
 

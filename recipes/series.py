@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig
+from mmseqvae.distributed import by_first
 from mmseqvae.files import replacing, write_csv
 
 if TYPE_CHECKING:
@@ -167,9 +168,9 @@ def main(
     """
     training = training if seed is None else replace(training, seed=seed)
     if csv is None:
-        manifest = prepare_spirals(cache_dir, data_seed, missing, holdout)
+        manifest = by_first(prepare_spirals, cache_dir, data_seed, missing, holdout)
     else:
-        manifest = prepare_csv(cache_dir, csv, columns, window, holdout)
+        manifest = by_first(prepare_csv, cache_dir, csv, columns, window, holdout)
     out = out or Path("runs") / f"series-{'spirals' if csv is None else csv.stem}{'-holdout' if holdout else ''}"
     names = manifest.read_text(encoding="utf-8").partition("\n")[0].split(",")[2:]
 

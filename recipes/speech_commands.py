@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data.download import download, extract
+from mmseqvae.distributed import by_first
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus
@@ -99,7 +100,7 @@ def main(
         objective: what is maximised.
         training: how long and how fast.
     """
-    manifest = prepare_commands(cache_dir, data_dir)
+    manifest = by_first(prepare_commands, cache_dir, data_dir)
     training = training if seed is None else replace(training, seed=seed)
 
     from mmseqvae.data import prepare

@@ -28,7 +28,7 @@ import numpy as np
 
 from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data.download import download, extract, verify
-from mmseqvae.distributed import first_before_others
+from mmseqvae.distributed import by_first
 from mmseqvae.files import write_csv, write_text
 from mmseqvae.synth import FORMAT, Utterance, synthesise
 
@@ -193,15 +193,14 @@ def main(
         raise ValueError("--data-dir is for --source fsdd; synthetic recordings are made in --cache-dir")
     out = out or Path("runs") / f"spoken_digits-{source}{'-holdout' if holdout else ''}"
     training = training if seed is None else replace(training, seed=seed)
+    if source == "synth":
+        manifest = by_first(prepare_synth, cache_dir, data_seed, holdout)
+    else:
+        manifest = by_first(prepare_fsdd, cache_dir, data_dir, holdout)
 
     from mmseqvae.data import prepare
     from mmseqvae.recipe import train_and_measure
 
-    with first_before_others():
-        if source == "synth":
-            manifest = prepare_synth(cache_dir, data_seed, holdout)
-        else:
-            manifest = prepare_fsdd(cache_dir, data_dir, holdout)
     corpus = prepare(manifest, audio=AUDIO, cache_dir=cache_dir)
     split = "valid" if holdout else "test"
     train_and_measure(

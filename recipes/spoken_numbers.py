@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TrainingConfig
+from mmseqvae.distributed import by_first
 from mmseqvae.files import write_text
 from mmseqvae.synth import FORMAT, Utterance, synthesise
 
@@ -185,7 +186,7 @@ def main(
         objective: what is maximised.
         training: how long and how fast.
     """
-    manifest = prepare_numbers(cache_dir, language, data_seed, holdout)
+    manifest = by_first(prepare_numbers, cache_dir, language, data_seed, holdout)
     out = out or Path("runs") / f"spoken_numbers-{language}{'-holdout' if holdout else ''}"
     training = training if seed is None else replace(training, seed=seed)
 

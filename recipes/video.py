@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig
+from mmseqvae.distributed import by_first
 from mmseqvae.files import replacing, write_csv
 
 if TYPE_CHECKING:
@@ -115,7 +116,10 @@ def main(
     training = training if seed is None else replace(training, seed=seed)
     if data_dir is not None and (holdout or items is not None):
         raise ValueError("--holdout and --items are for the bundled digits, not for --data-dir")
-    manifest = prepare_digits(cache_dir, holdout, items) if data_dir is None else prepare_folder(cache_dir, data_dir)
+    if data_dir is None:
+        manifest = by_first(prepare_digits, cache_dir, holdout, items)
+    else:
+        manifest = by_first(prepare_folder, cache_dir, data_dir)
     source = "digits" if data_dir is None else data_dir.resolve().name
     out = out or Path("runs") / f"video-{source}{'-holdout' if holdout else ''}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mmseqvae.distributed import Processes, first_before_others, gathered, processes, total, wait
+from mmseqvae.distributed import Processes, by_first, gathered, processes, total, wait
 from mmseqvae.pretrained import load
+from tests.made_texts import requests_as_published
 from tests.two_processes import TRAIN, exact, launch, make, read, said
+from tests.two_steps import second_of_two
 
 LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "SLURM_JOB_NAME", "SLURM_NNODES")
 
@@ -98,6 +101,48 @@ def test_another_number_of_processes_does_not_go_on(folder: Path) -> None:
         noisy(folder, "cut", checkpoint_steps=3)
 
 
+def test_a_recipe_downloads_once_and_leaves_one_run(tmp_path: Path) -> None:
+    published = requests_as_published(tmp_path / "published")
+    with tarfile.open(tmp_path / "requests.tar.gz", "w:gz") as tar:
+        tar.add(published, "nlu-benchmark-master/2017-06-custom-intent-engines")
+    assert launch(tmp_path, "recipe") == [0, 0], said(tmp_path, "recipe")
+    assert len((tmp_path / "fetched").read_text().splitlines()) == 1
+    assert {path.name for path in (tmp_path / "cache" / "requests").iterdir()} == {
+        "manifest.csv", "source", "unverified.sha256"
+    }  # fmt: skip
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["run"]["recipe"] == "requests"
+    assert not list((tmp_path / "run").rglob(".*"))
+    assert said(tmp_path, "recipe").count("measured on the split test") == 1
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("there", [True, False])
+def test_the_first_process_works_for_all_and_where_it_fails_the_others_end_silently(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, there: bool
+) -> None:
+    """One side at a time, the other one's being what is broadcast."""
+    sent: list[object] = []
+
+    def broadcast(told: list[object], src: int, group: object) -> None:
+        if rank == src:
+            sent.extend(told)
+        else:
+            told[:] = [True, "sent"] if there else [False, None]
+
+    second_of_two(monkeypatch)
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setattr("torch.distributed.broadcast_object_list", broadcast)
+    file = tmp_path / "file"
+    if there:
+        file.write_text("read")
+        assert by_first(file.read_text, encoding="utf-8") == ("sent" if rank else "read")
+    else:
+        with pytest.raises(SystemExit if rank else FileNotFoundError) as ended:
+            by_first(file.read_text)
+        assert rank == 0 or ended.value.code is None
+    assert sent == ([] if rank else [there, "read" if there else None])
+
+
 # ------------------------------------------------------------------------------------------------- one process
 
 
@@ -106,8 +151,7 @@ def test_one_process_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     assert processes() == Processes(0, 1, 0, 1)
     wait()
-    with first_before_others():
-        values = torch.tensor([1.0, 2.0])
+    values = by_first(torch.tensor, [1.0, 2.0])
     assert total(values) is values
     assert gathered(values) == [values]
     assert not torch.distributed.is_initialized()

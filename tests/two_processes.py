@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,25 @@ def watched(folder: Path) -> None:
     (folder / f"seen-{os.environ['RANK']}.json").write_text(json.dumps(seen))
 
 
+def recipe(folder: Path) -> None:
+    """The recipe of requests, from a download that is noted whenever it is made."""
+    from recipes import requests
+
+    fetch = requests.download
+
+    def noting(url: str, path: Path) -> Path:
+        with (folder / "fetched").open("a") as file:
+            file.write(f"{url}\n")
+        time.sleep(2)  # a slow server, so that the other process would find no file yet
+        return fetch(url, path)
+
+    requests.download, requests.URL = noting, (folder / "requests.tar.gz").as_uri()  # type: ignore[assignment]
+    requests.main(
+        out=folder / "run", cache_dir=folder / "cache", draws=2, samples=2, model=replace(requests.MODEL, latent=4),
+        training=replace(TRAINING, epochs=1),
+    )  # fmt: skip
+
+
 def launch(folder: Path, *what: str) -> list[int]:
     """Run this file in two processes; their exit codes. Raises TimeoutExpired after 15 minutes."""
     with socket.socket() as free:
@@ -142,3 +162,5 @@ if __name__ == "__main__":
         killed(folder, "cut", 8)
     elif what == "resume":
         noisy(folder, "cut", checkpoint_steps=3)
+    elif what == "recipe":
+        recipe(folder)

@@ -15,6 +15,24 @@ TINY = ModelConfig(
 )
 
 
+class Waits(BaseException):
+    """A process waits for what the first one does."""
+
+
+def second_of_two(patch: pytest.MonkeyPatch) -> None:
+    """Make this process the second of two as torchrun starts them, which goes on to where it waits for the first."""
+
+    def waiting(*_: Any, **__: Any) -> None:
+        raise Waits
+
+    told = {"TORCHELASTIC_RUN_ID": "test", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in told.items():
+        patch.setenv(name, value)
+    patch.setattr("mmseqvae.distributed.joined", lambda: None)
+    patch.setattr("torch.distributed.broadcast_object_list", waiting)
+    patch.setattr("mmseqvae.data.shares.rank_of", waiting)  # the first process would have a share in `prepare`
+
+
 def runs_and_runs_again(name: str, made: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`made`: the arguments with which the recipe runs on made data."""
     recipe = importlib.import_module(name)
@@ -23,6 +41,13 @@ def runs_and_runs_again(name: str, made: dict[str, Any], tmp_path: Path, capsys:
     out = tmp_path / "run"
     settings = TrainingConfig(epochs=2, batch_size=24, components=2, threads=1)
     arguments = {"model": TINY, **made, "out": out, "cache_dir": tmp_path / "cache"}
+
+    with pytest.MonkeyPatch.context() as patch:
+        second_of_two(patch)
+        with pytest.raises(Waits):
+            recipe.main(**arguments, training=settings)
+    assert not out.exists()
+    assert not (tmp_path / "cache").exists()  # the first process alone downloads and writes data
 
     recipe.main(**arguments, training=settings)
     for part in ("config.json", "model.safetensors", "metrics.json", "samples", "pictures", "checkpoints",
