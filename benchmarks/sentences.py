@@ -22,6 +22,7 @@ HEAD = ["split", "seed", "model", "nats", "perplexity", "KL", "mutual informatio
 
 
 def main(
+    *,
     text: Path,
     name: str,
     valid: Path | None = None,
@@ -56,7 +57,10 @@ def main(
     figures = {}
     for seed in seeds:
         run = out / f"sentences-{name}-{seed}"
-        recipe.main(text, valid, test, units, None, 1, run, cache_dir, seed, draws, model, objective, training)
+        recipe.main(
+            text=text, valid=valid, test=test, units=units, out=run, cache_dir=cache_dir, seed=seed, draws=draws,
+            model=model, objective=objective, training=training,
+        )  # fmt: skip
         figures[seed] = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     files = " ".join(f"--{split} FILE" for split, file in (("valid", valid), ("test", test)) if file is not None)
     command = f"python -m benchmarks.sentences --text {text.name} --name {name} --units {units} {files}".strip()

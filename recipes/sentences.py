@@ -89,6 +89,7 @@ SHOWN = 100  # sampled sentences that are written to a file
 
 
 def main(
+    *,
     text: Path,
     valid: Path | None = None,
     test: Path | None = None,

@@ -54,7 +54,7 @@ def test_a_table_of_sentences_is_made_from_a_text_file(tmp_path: Path, capsys: p
     how = replace(sentences.recipe.TRAINING, pretraining=0, epochs=1, batch_size=8, components=2)
     objective = sentences.recipe.OBJECTIVE
     sentences.main(
-        poems(tmp_path / "poems"), "poems", units="characters", seeds=[3], out=tmp_path / "runs",
+        text=poems(tmp_path / "poems"), name="poems", units="characters", seeds=[3], out=tmp_path / "runs",
         cache_dir=tmp_path / "cache", results=tmp_path, draws=2, model=TINY, objective=objective, training=how,
     )  # fmt: skip
     page = (tmp_path / "sentences-poems.md").read_text(encoding="utf-8")
