@@ -62,6 +62,9 @@ def fit(
         torch.set_num_threads(training.threads)
     lightning.seed_everything(training.seed, verbose=False)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings would bury what matters
+    if len(corpus.datasets["train"]) < 2:
+        rows = len(corpus.datasets["train"])
+        raise ValueError(f"{corpus.manifest.path}: the split train has {rows} item(s), at least 2 are needed")
     datasets = {name: dataset for name, dataset in corpus.datasets.items() if len(dataset)}
     drawn = datasets["train"]  # what steps of training see
     if training.augment.on or drawn.speeds:

@@ -108,7 +108,7 @@ def captions(data_dir: Path) -> list[dict[str, Any]]:
 
 def labelled(data_dir: Path) -> list[dict[str, Any]]:
     """An item for every sound in a folder that is named by its label."""
-    from mmseqvae.data.sources import SOUNDS
+    from mmseqvae.data.manifest import SOUNDS
 
     found = [path for path in sorted(data_dir.glob("*/*")) if path.suffix.lower() in SOUNDS]
     if not found:

@@ -94,7 +94,7 @@ def test_every_bad_row_is_listed_with_line_id_and_file(folder: Path) -> None:
     expected = {
         3: ("gone", f"audio {folder / 'no.wav'}: file is missing"),
         4: ("empty", f"audio {folder / 'empty.wav'}: file is empty"),
-        5: ("folder", f"audio {folder}: file is missing"),
+        5: ("folder", f"audio {folder}: is a folder, not a file"),
         6: ("nothing", "has no modality at all (text, audio are empty)"),
         7: ("ok", "the id is taken by line 2"),
         8: ("split", "split is 'dev', must be one of train, valid, test"),
@@ -134,14 +134,23 @@ def test_bad_json_rows_are_listed(folder: Path) -> None:
     ("name", "content", "message"),
     [
         ("m.xlsx", b"", "ends in .csv, .tsv, .jsonl"),
-        ("m.csv", b"", "holds no rows"),
+        ("m.csv", b"", "file is empty"),
         ("m.csv", b"id,text\n", "holds no rows"),
         ("m.jsonl", b"\n\n", "holds no rows"),
-        ("m.csv", "text\nän\n".encode("latin-1"), "not UTF-8"),
+        (
+            "m.csv",
+            "text\nan\nän\n".encode("latin-1"),
+            r"line 3 is not UTF-8 text \(byte 1 of it is 0xe4\): save the table",
+        ),
+        ("m.jsonl", (9000 * '{"text": "a"}\n' + '"ä"').encode("latin-1"), r"line 9001 is not UTF-8 text"),
+        ("m.csv", "text,audio\na,b\n".encode("utf-16"), r"line 1 is not UTF-8 text \(byte 1 of it is 0xff\)"),
         ("m.csv", b"name,sound\n1,2\n", r"none of the modalities \['text', 'audio'\] .* \['name', 'sound'\]"),
         ("m.csv", b"text,text\n1,2\n", "must differ"),
         ("m.csv", b"text,\n1,2\n", "not be empty"),
         ("m.csv", b'text\n"open\n', "malformed"),
+        ("m.csv", b'text,label\na,1\n"b\nc",2\n"open,3\nd,4\n', "row that begins at line 5 is malformed"),
+        ("m.csv", b"text;audio\na;b\n", r"\['text;audio'\]: .* cells stand between commas"),
+        ("m.csv", b"text,wav\na,b.WAV\n", r"'wav' names sound files, such as b\.WAV, .* call it audio"),
     ],
 )
 def test_what_is_no_table_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -149,6 +158,20 @@ def test_what_is_no_table_is_refused(tmp_path: Path, name: str, content: bytes, 
     with pytest.raises(ManifestError, match=message) as error:
         read_manifest(tmp_path / name)
     assert str(tmp_path / name) in str(error.value)
+
+
+def test_columns_of_sounds_may_go_unused_where_there_is_audio_or_none_is_wanted(folder: Path) -> None:
+    manifest = write(folder / "m.csv", "text,audio,path\nseven,a.wav,b.wav\n")
+    assert read_manifest(manifest).unused == ["path"]
+    manifest = write(folder / "m.csv", "text,path\nseven,b.wav\n")
+    assert read_manifest(manifest, {"text": "tokens"}).unused == ["path"]
+
+
+def test_missing_files_come_with_where_paths_start(folder: Path) -> None:
+    manifest = read_manifest(write(folder / "m.csv", f"audio\n{folder.name}/a.wav\n"))
+    assert f"Relative paths start at the folder of the table, {folder}." in manifest.complaint(manifest.problems)
+    manifest = read_manifest(write(folder / "m.csv", "audio,split\na.wav,dev\n"))
+    assert "Relative" not in manifest.complaint(manifest.problems)
 
 
 def test_missing_manifest_and_missing_column_are_named(tmp_path: Path) -> None:

@@ -540,3 +540,12 @@ def test_priors_are_fitted_to_so_many_items_at_most(corpus: Corpus, tmp_path: Pa
     assert isinstance(expected.fitted, Mixture)
     torch.testing.assert_close(some.model.fitted.means, expected.fitted.means)
     assert not torch.allclose(some.model.fitted.means, all_of_them.model.fitted.means)
+
+
+def test_one_item_is_too_few_and_is_told_before_training(tmp_path: Path) -> None:
+    rows = [{"text": text, "split": split} for text, split in [("a", "train"), ("b", "valid"), ("ab", "train")]]
+    with pytest.raises(ValueError, match=r"<items>: the split train has 1 item\(s\), at least 2 are needed"):
+        run(prepare(rows[:2], cache_dir=tmp_path / "cache"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    run(prepare(rows, cache_dir=tmp_path / "cache"), tmp_path / "run", epochs=1)
+    assert (tmp_path / "run" / "model.safetensors").exists()

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
-from mmseqvae.data.pieces import Broken, Piece, file_trouble, piece_of
+from mmseqvae.data.pieces import MISSING, Broken, Piece, file_trouble, piece_of
 
 SPLITS = ("train", "valid", "test")
 KNOWN = {"text": "tokens", "audio": "audio"}  # modalities that need no option, and their kinds
@@ -23,6 +23,7 @@ PLAIN = ("id", "split", "label")  # columns that are no modality, nor is WEIGHT
 WEIGHT = "weight"  # how often an item is drawn where sampling goes by weights
 FILES = ("audio", "frames")  # kinds whose cells are paths
 CATEGORIES = ("labels", "covariate")  # kinds whose cells are one of few values; white space around them is none of it
+SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif")  # suffixes of files that are sound
 SHOWN = 10  # problems that an error spells out
 
 
@@ -94,6 +95,8 @@ class Manifest:
         lines += [f"  {self.unit} {problem.row} (id {problem.id}): {problem.problem}" for problem in problems[:SHOWN]]
         if len(problems) > SHOWN:
             lines.append(f"  ... and {len(problems) - SHOWN} more")
+        if self.unit == "line" and any(MISSING in problem.problem for problem in problems[:SHOWN]):
+            lines.append(f"Relative paths start at the folder of the table, {self.path.parent.resolve()}.")
         lines.append("Correct them, or leave such rows out with skip_bad=True (--skip-bad).")
         return "\n".join(lines)
 
@@ -117,10 +120,12 @@ def read_manifest(path: str | Path, wanted: Mapping[str, str] = KNOWN, required:
         raise ManifestError(f"{path}: a manifest ends in {', '.join(readers)}")
     if not path.is_file():
         raise ManifestError(f"{path}: there is no such manifest")
+    if not path.stat().st_size:
+        raise ManifestError(f"{path}: file is empty")
     try:
         return manifest_of(path, readers[path.suffix.lower()](path), wanted, required, path.parent)
     except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
+        raise ManifestError(f"{path}: {_not_unicode(path)}: save the table as UTF-8") from error
 
 
 def manifest_of(
@@ -139,12 +144,12 @@ def manifest_of(
     rows: list[Row] = []
     problems: list[Problem] = []
     taken: dict[str, int] = {}
-    found: dict[str, None] = {}  # columns, in the order in which they appear
+    found: dict[str, Any] = {}  # columns in the order in which they appear, and their first cells
     for number, (line, cells) in enumerate(table, start=1):  # one after the other: cells may be large
         if isinstance(cells, str):
             problems.append(Problem(line, "unknown", cells))
             continue
-        found |= dict.fromkeys(cells)
+        found |= {name: cell for name, cell in cells.items() if name not in found}
         row, wrong = _read_row(folder, line, str(number), cells, wanted)
         if row.id in taken:
             wrong.append(f"the id is taken by {unit} {taken[row.id]}")
@@ -163,13 +168,21 @@ def manifest_of(
     if found and not modalities:
         raise ManifestError(
             f"{path}: none of the modalities {_modalities(wanted)} is among its columns {list(found)}: "
-            "name some of them as frames, tokens or labels (--frames, --tokens, --labels)"
+            "name some of them as frames, tokens or labels (--frames, --tokens, --labels), or call the column of texts "
+            "text and that of sound files audio"
+            + ("; cells stand between commas, in a .tsv between tabs" if len(found) == 1 else "")
         )
     empty = f"has no modality at all ({', '.join(modalities)} are empty)"
     problems += [Problem(row.row, row.id, empty) for row in rows if row.cells.keys().isdisjoint(modalities)]
     problems.sort()
     rows = [row for row in rows if not row.cells.keys().isdisjoint(modalities)]
     unused = [name for name in found if name not in columns and name not in (*PLAIN, WEIGHT)]
+    for name in unused if "audio" in wanted and "audio" not in found else ():
+        if isinstance(found[name], str) and found[name].lower().endswith(SOUNDS):
+            raise ManifestError(
+                f"{path}: column {name!r} names sound files, such as {found[name]}, and there is no column 'audio': "
+                "call it audio, or leave it out"
+            )
     return Manifest(path, rows, columns, unused, problems, unit)
 
 
@@ -183,11 +196,13 @@ def _read_table(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """The line and the cells of every row, or what is wrong with it."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+        begins = 1
         try:
             header = [name.strip() for name in next(lines, [])]
             if len(set(header)) < len(header) or "" in header:
                 raise ManifestError(f"{path}: column names must differ and not be empty, they are {header}")
             for cells in lines:
+                begins = lines.line_num + 1  # the next row
                 if not cells:
                     continue  # a blank line
                 if len(cells) == len(header):
@@ -195,7 +210,20 @@ def _read_table(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
                 else:
                     yield lines.line_num, f"has {len(cells)} cells, the header has {len(header)}"
         except csv.Error as error:
-            raise ManifestError(f"{path}: line {lines.line_num} is malformed ({error})") from error
+            raise ManifestError(
+                f"{path}: the row that begins at line {begins} is malformed ({error}): mind its quotation marks"
+            ) from error
+
+
+def _not_unicode(path: Path) -> str:
+    """The first line that is not UTF-8, and why."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                return f"line {number} is not UTF-8 text (byte {error.start + 1} of it is 0x{line[error.start]:02x})"
+    return "is not UTF-8 text"
 
 
 def _read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:

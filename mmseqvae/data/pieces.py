@@ -20,6 +20,7 @@ from mmseqvae.frames import FrameArrays, FramesError
 
 NUMBERS = "fiub"  # kinds of numpy types
 RATE = "sample_rate"  # the entry of an archive that tells the rate of its sounds
+MISSING = "file is missing"
 
 
 @dataclass(frozen=True)
@@ -244,8 +245,10 @@ def piece_of(value: Any, kind: str, name: str, folder: Path) -> Any:
 def file_trouble(file: Path) -> str | None:
     """What is wrong with a file as far as can be told without reading it."""
     try:
+        if file.is_dir():
+            return "is a folder, not a file"
         if not file.is_file():
-            return "file is missing"
+            return MISSING
         if not os.access(file, os.R_OK):
             return "file may not be read"
         return None if file.stat().st_size else "file is empty"

@@ -19,7 +19,7 @@ import numpy as np
 
 from mmseqvae.data.cuts import CUTS, read_cuts
 from mmseqvae.data.hub import is_saved, read_saved
-from mmseqvae.data.manifest import KNOWN, SPLITS, Manifest, ManifestError, manifest_of, read_manifest
+from mmseqvae.data.manifest import KNOWN, SOUNDS, SPLITS, Manifest, ManifestError, manifest_of, read_manifest
 from mmseqvae.data.pieces import Broken, Entry, file_digest, open_archive, read_entry
 from mmseqvae.frames import FramesError
 
@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 Source = str | Path | Iterable[Mapping[str, Any]]
 
-SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif")
 IN_MEMORY = Path("<items>")  # what messages call a list in memory
 
 
