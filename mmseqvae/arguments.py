@@ -62,7 +62,7 @@ class Parser(Spelling, ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """One message instead of a page of usage."""
-        text, name = " ".join(message.split()), self.prog.split()[0]
+        text, name = " ".join(message.split()), re.match(r"(python -m )?\S+", self.prog)[0]  # type: ignore[index]
         print(f"{name}: error: {text} (see {self.prog.replace(' [options]', '')} --help)", file=sys.stderr)
         raise SystemExit(2) from ex
 
