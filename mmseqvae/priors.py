@@ -303,6 +303,7 @@ def fit_mixture(
         if not isinstance(learnt, LearntMixture) or len(learnt.logits) < size:
             return [{}, {}]
         weights, means, variances = merged(*learnt.arrays(), size)
+        weights /= weights.sum()  # scikit-learn takes no 1 + 1e-16
         return [{}, {}, {"weights_init": weights, "means_init": means, "precisions_init": 1 / variances}]
 
     def fitted(size: int) -> Mixture:
