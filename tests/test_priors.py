@@ -161,11 +161,12 @@ def test_the_fit_starts_from_the_learnt_parts_too() -> None:
     alone, told = fit_mixture(z, 2), fit_mixture(z, 2, learnt=learnt)
     assert told.log_prob(z).mean() > alone.log_prob(z).mean() + 1
     torch.testing.assert_close(told.means[:, 0].sort().values, f64(-1, 1), atol=1e-2, rtol=0)
-    for seed in range(20):  # weights whose rounded sum may be above 1
+    for seed in range(5):  # of 30 weights, the rounded sum of some is above 1
         torch.manual_seed(seed)
+        many = LearntMixture(30, 3).double()
         with torch.no_grad():
-            learnt.logits.copy_(torch.randn(3))
-        assert fit_mixture(z[:50], 1, learnt=learnt).log_weights.tolist() == [0]
+            many.logits.normal_()
+        assert fit_mixture(z[:20], 1, learnt=many).log_weights.tolist() == [0]
     assert fit_mixture(z, 2, learnt=StandardNormal(3)).means.equal(alone.means)
     assert fit_mixture(z, 4, learnt=learnt).means.equal(fit_mixture(z, 4).means)  # fewer parts than wanted
 
