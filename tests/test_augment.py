@@ -318,7 +318,7 @@ def test_settings_that_do_not_fit_are_told(options: dict[str, Any], message: str
 def test_what_does_not_fit_the_data_is_told(corpus: Corpus, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"frequency_width is 30 channels, and there are \{'audio': 20\}"):
         train(corpus, tmp_path / "run", augment=AugmentConfig(frequency_masks=1, frequency_width=30))
-    texts = prepare([{"text": "a", "split": "train"}], cache_dir=tmp_path)
+    texts = prepare([{"text": "a", "split": "train"}] * 2, cache_dir=tmp_path)
     with pytest.raises(ValueError, match=r"for recordings, of which there are none among \['text'\]"):
         train(texts, tmp_path / "run", augment=ALL)
     assert not (tmp_path / "run" / "checkpoints").exists()
