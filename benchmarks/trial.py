@@ -29,10 +29,9 @@ from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data import Corpus, SequenceDataset, encode_items, make_loader
 from mmseqvae.evaluation import latent, likelihood
 from mmseqvae.files import write_json
-from mmseqvae.flows import fit_flow
 from mmseqvae.fusion import Encoded
 from mmseqvae.pretrained import Trained, build, encoded, load, start_prior
-from mmseqvae.priors import Prior, Resampled, WordThenPosterior, fit_mixture
+from mmseqvae.priors import Prior, Resampled, WordThenPosterior
 from mmseqvae.text import Tokenizer
 from mmseqvae.training import DRAWS, Training, fit, fit_conditionals, reconstruction_weights
 
@@ -232,13 +231,13 @@ def fitted_priors(trained: Trained, said: Encoded, words: list[str], seed: int) 
     q = said.posterior()[said.here("audio").nonzero().squeeze(-1)]
     z = q.rsample(DRAWS, generator=model.generator(seed))  # [DRAWS, N, D]
     held = torch.arange(z.shape[1]) % 10 == 9
-    train, valid = z[:, ~held].flatten(0, 1), z[:, held].flatten(0, 1)
-    model.fitted = fit_mixture(train, COMPONENTS, seed, valid=valid, learnt=model.learnt)
-    flow = fit_flow(train, COMPONENTS, seed, valid=valid, learnt=model.learnt)
+    flow, mixture = (
+        model.fit_prior(z[:, ~held], COMPONENTS, seed, valid=z[:, held], kind=kind) for kind in ("flow", "mixture")
+    )
     asked = model.encode(encode_items(trained.front_ends, [{"text": word} for word in words]), ["text"])
     own: dict[str, Prior] = {"standard": model.standard} | ({} if model.learnt is None else {"learnt": model.learnt})
     return own | {
-        "fitted": model.fitted,
+        "fitted": mixture,
         "flow": flow,
         "resampled": Resampled(q),
         "word": Completed(WordThenPosterior(model.answer(asked)), model.known(asked)[0], model.prior),

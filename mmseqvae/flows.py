@@ -178,15 +178,18 @@ def fit_flow(
 ) -> Flow:  # fmt: skip
     """Fit a flow to draws z [N, D] from training posteriors: first `fit_mixture`, then gradient steps.
 
-    It stops where the mean log-density of `valid` [N', D], draws from posteriors of other items, has been highest;
-    without them every tenth of z is held out. Raises ValueError for too few draws.
+    z may be [S, N, D], several draws from each posterior. It stops where the mean log-density of `valid` [..., N', D],
+    draws from posteriors of other items, has been highest; without them every tenth item of z is held out. Raises
+    ValueError for too few draws.
     """
     if valid is None:
-        held = torch.arange(len(z), device=z.device) % 10 == 9
-        z, valid = z[~held], z[held]
-    if len(z) < 2 or not len(valid):
-        raise ValueError(f"a flow needs at least 2 draws to learn from and 1 to stop by, got {len(z)} and {len(valid)}")
+        held = torch.arange(z.shape[-2], device=z.device) % 10 == 9
+        z, valid = z[..., ~held, :], z[..., held, :]
+    items, stop = z.shape[-2], valid.shape[-2]
+    if items < 2 or not stop:
+        raise ValueError(f"a flow needs at least 2 draws to learn from and 1 to stop by, got {items} and {stop}")
     start = fit_mixture(z, components, seed, progress, valid, learnt)
+    z, valid = z.flatten(0, -2), valid.flatten(0, -2)
     with seeded(seed):
         flow = Flow(z.shape[-1], len(start.log_weights)).to(z)
     flow.net.begin(z, start.mixture())

@@ -270,7 +270,7 @@ class MultimodalVAE(Forecasting):
     ) -> Prior:
         """Set `fitted` to a "mixture" or a "flow" fitted to draws z [N, D] from training posteriors, and return it.
 
-        See `fit_mixture`, to which a prior learnt with the model goes too, and `fit_flow`.
+        z may be [S, N, D]. See `fit_mixture`, to which a prior learnt with the model goes too, and `fit_flow`.
         """
         if kind not in FITTED:
             raise ValueError(f"kind must be one of {', '.join(FITTED)}, got {kind!r}")

@@ -282,43 +282,45 @@ def fit_mixture(
 ) -> Mixture:  # fmt: skip
     """Fit a diagonal Gaussian mixture to draws z [N, D] by expectation maximisation (scikit-learn).
 
-    With draws `valid` [N', D] from posteriors of other items, `components` is the most that is tried: it is halved
-    until 1, and the size of the highest mean log-density of `valid` is kept. The better of two starts each, and where a
-    mixture was `learnt` with the model a third from its parts, `merged`; at most one component for every ten draws.
-    Raises ValueError below two draws or one component.
+    z may be [S, N, D], several draws from each posterior. With draws `valid` [..., N', D] from posteriors of other
+    items, `components` is the most that is tried: it is halved until 1, and the size of the highest mean log-density of
+    `valid` is kept. The better of two starts each, and where a mixture was `learnt` with the model a third from its
+    parts, `merged`; at most one component for every ten items. Raises ValueError below two items or one component.
     """
     from sklearn import mixture
 
-    if components < 1 or len(z) < 2:
-        raise ValueError(f"need at least 1 component and 2 draws, got {components} and {len(z)}")
-    largest = max(1, min(components, len(z) // 10))
+    items = z.shape[-2]
+    if components < 1 or items < 2:
+        raise ValueError(f"need at least 1 component and 2 draws, got {components} and {items}")
+    largest = max(1, min(components, items // 10))
     sizes = [largest] if valid is None else [largest >> halved for halved in range(largest.bit_length())]
-    points, random = z.double().cpu().numpy(), np.random.RandomState(seed)
+    points, random = z.flatten(0, -2).double().cpu().numpy(), np.random.RandomState(seed)
+    starts: dict[int, list[dict[str, np.ndarray]]] = {size: [{}, {}] for size in sizes}  # twice k-means finds clusters
+    if isinstance(learnt, LearntMixture):
+        weights, means, variances = learnt.arrays()
+        for size in sizes:  # from the largest down
+            if size <= len(weights):
+                weights, means, variances = merged(weights, means, variances, size)
+                starts[size].append({
+                    "weights_init": weights / weights.sum(),  # scikit-learn takes no 1 + 1e-16
+                    "means_init": means, "precisions_init": 1 / variances,
+                })  # fmt: skip
 
     def tensor(array: np.ndarray) -> Tensor:
         return torch.as_tensor(array, dtype=z.dtype, device=z.device)
 
-    def places(size: int) -> list[dict[str, np.ndarray]]:
-        """Where the starts begin: twice where k-means finds clusters, then at the learnt parts."""
-        if not isinstance(learnt, LearntMixture) or len(learnt.logits) < size:
-            return [{}, {}]
-        weights, means, variances = merged(*learnt.arrays(), size)
-        weights /= weights.sum()  # scikit-learn takes no 1 + 1e-16
-        return [{}, {}, {"weights_init": weights, "means_init": means, "precisions_init": 1 / variances}]
-
     def fitted(size: int) -> Mixture:
-        starts = []
-        for first in places(size):
-            start = mixture.GaussianMixture(size, covariance_type="diag", reg_covar=1e-3, max_iter=300,
-                                            random_state=random, **first)  # fmt: skip
-            starts.append(start.fit(points))
+        fits = []
+        for first in starts[size]:
+            fit = mixture.GaussianMixture(size, covariance_type="diag", reg_covar=1e-3, max_iter=300,
+                                          random_state=random, **first)  # fmt: skip
+            fits.append(fit.fit(points))
             bar.update()
-        best = max(starts, key=lambda start: start.lower_bound_)
+        best = max(fits, key=lambda fit: fit.lower_bound_)
         return Mixture(tensor(best.weights_).log(), tensor(best.means_), tensor(best.covariances_).log())
 
-    with tqdm(
-        total=sum(len(places(size)) for size in sizes), desc="fitting the prior", unit="start", disable=not progress
-    ) as bar:
+    total = sum(map(len, starts.values()))
+    with tqdm(total=total, desc="fitting the prior", unit="start", disable=not progress) as bar:
         found = [fitted(size) for size in sizes]
     return found[0] if valid is None else max(found, key=lambda prior: float(prior.log_prob(valid).mean()))
 

@@ -146,7 +146,7 @@ def finish(trained: Trained, dataset: SequenceDataset, training: TrainingConfig,
     said = encoded(trained.model, dataset, items=items)
     with torch.no_grad():  # a fusion may have weights
         draws = said.posterior().rsample(DRAWS, generator=trained.model.generator(training.seed))
-    trained.model.fit_prior(draws.flatten(0, 1), training.components, training.seed, progress)
+    trained.model.fit_prior(draws, training.components, training.seed, progress)
     if training.conditionals != "none":
         fit_conditionals(trained.model, said, training, progress)
     trained.model.eval()

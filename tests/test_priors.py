@@ -89,6 +89,7 @@ def test_fit_takes_a_component_for_every_ten_draws_at_most() -> None:
     z = mixture().sample(45, seeded())
     assert len(fit_mixture(z, 50).log_weights) == 4
     assert len(fit_mixture(z[:5], 50).log_weights) == 1
+    assert len(fit_mixture(z.expand(4, *z.shape), 50).log_weights) == 4  # ten items each, not ten draws
 
 
 def test_bad_arguments_are_errors() -> None:

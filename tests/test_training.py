@@ -534,7 +534,7 @@ def test_priors_are_fitted_to_so_many_items_at_most(corpus: Corpus, tmp_path: Pa
     with torch.no_grad():
         draws = part.posterior().rsample(4, generator=some.model.generator(0))
     expected = copy.deepcopy(some.model)
-    expected.fit_prior(draws.flatten(0, 1), 3, 0)
+    expected.fit_prior(draws, 3, 0)
     assert isinstance(some.model.fitted, Mixture)
     assert isinstance(all_of_them.model.fitted, Mixture)
     assert isinstance(expected.fitted, Mixture)
