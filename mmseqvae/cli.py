@@ -22,10 +22,9 @@ from mmseqvae.config import (
     WindowConfig,
 )
 from mmseqvae.distributed import processes
-from mmseqvae.files import replacing, write_json
+from mmseqvae.files import SOUNDS, replacing, write_json
 from mmseqvae.sampling import FrameSampling, Sampling, TokenSampling
 
-SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus")  # what --interpolate takes for a sound file
 AUDIO, TEXT, WINDOWS, MODEL, OBJECTIVE, TRAINING = (
     LogMelConfig(),
     TextConfig(),

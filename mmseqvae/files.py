@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif")  # suffixes of files that are sound
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:

@@ -31,6 +31,7 @@ import numpy as np
 from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TextConfig, TrainingConfig
 from mmseqvae.data.download import download, extract
 from mmseqvae.distributed import by_first
+from mmseqvae.files import SOUNDS
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus
@@ -108,8 +109,6 @@ def captions(data_dir: Path) -> list[dict[str, Any]]:
 
 def labelled(data_dir: Path) -> list[dict[str, Any]]:
     """An item for every sound in a folder that is named by its label."""
-    from mmseqvae.data.manifest import SOUNDS
-
     found = [path for path in sorted(data_dir.glob("*/*")) if path.suffix.lower() in SOUNDS]
     if not found:
         raise FileNotFoundError(f"{data_dir} holds neither clotho_captions_*.csv nor folders of labelled sounds")

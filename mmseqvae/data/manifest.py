@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 from mmseqvae.data.pieces import MISSING, Broken, Piece, file_trouble, piece_of
+from mmseqvae.files import SOUNDS
 
 SPLITS = ("train", "valid", "test")
 KNOWN = {"text": "tokens", "audio": "audio"}  # modalities that need no option, and their kinds
@@ -23,7 +24,6 @@ PLAIN = ("id", "split", "label")  # columns that are no modality, nor is WEIGHT
 WEIGHT = "weight"  # how often an item is drawn where sampling goes by weights
 FILES = ("audio", "frames")  # kinds whose cells are paths
 CATEGORIES = ("labels", "covariate")  # kinds whose cells are one of few values; white space around them is none of it
-SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif")  # suffixes of files that are sound
 SHOWN = 10  # problems that an error spells out
 
 
