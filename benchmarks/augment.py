@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
 
-from benchmarks.loading import BATCH, each, made, training_step
+from benchmarks.clock import each, in_turns
+from benchmarks.loading import BATCH, training_step, workloads
 from benchmarks.table import heading
-from benchmarks.training import digits
 from mmseqvae.audio import LogMel, resampled
 from mmseqvae.config import AugmentConfig, LogMelConfig
 from mmseqvae.data import Augmented, SequenceDataset, make_loader, prepare
@@ -62,14 +63,10 @@ def main(
         "| items | way | µs a batch | share of a training step |",
         "|---|---|---|---|",
     ]
-    text, audio = digits(data_dir, random)
     with tempfile.TemporaryDirectory() as folder:
-        dataset = made(Path(folder), "digits", text, audio, recipe.AUDIO.n_mels, random)
-        name = f"spoken digits, {recipe.AUDIO.n_mels} mels"
-        table += rows(name, dataset, recipe.AUDIO, repeats, training_step(dataset, steps, seed))
-        text, audio = random.integers(4, 25, 3200), random.integers(30, 201, 3200)
-        dataset = made(Path(folder), "sentences", text, audio, 80, random)
-        table += rows("30-200 frames, 80 mels", dataset, LogMelConfig(), repeats, None)
+        for name, audio, dataset in workloads(Path(folder), data_dir, random):
+            step = training_step(dataset, steps, seed) if audio is recipe.AUDIO else None
+            table += rows(name, dataset, audio, repeats, step)
     table += ["", "| features of | s an hour of audio | MB an hour of audio |", "|---|---|---|"]
     waves = [0.1 * random.standard_normal(16000 * SECONDS) for _ in range(RECORDINGS)]
     found: dict[tuple[float, ...], list[tuple[float, float]]] = {(): [], SPEEDS: []}
@@ -91,14 +88,9 @@ def rows(name: str, dataset: SequenceDataset, audio: LogMelConfig, repeats: int,
     """Lines of the table: an epoch of each way after an epoch of the other. `step`: seconds of a training step."""
     batches = list(make_loader(dataset, BATCH).batch_sampler.batches())
     front_ends = {"audio": LogMel(audio, dataset.columns["audio"].standard)}
-    ways = {"plain": dataset} | {way: Augmented(dataset, front_ends, config, 0) for way, config in WAYS.items()}
-    times: dict[str, list[float]] = {way: [] for way in ways}
-    for turn in range(repeats + 1):
-        for way, source in ways.items():
-            started = time.process_time()
-            each(source.__getitems__, batches)
-            times[way] += [time.process_time() - started] if turn else []
-    now = {way: median(found) / len(batches) for way, found in times.items()}
+    sources = {"plain": dataset} | {way: Augmented(dataset, front_ends, config, 0) for way, config in WAYS.items()}
+    times = in_turns({way: partial(each, source.__getitems__, batches) for way, source in sources.items()}, repeats)
+    now = {way: seconds / len(batches) for way, seconds in times.items()}
     return [
         f"| {name} | {way} | {1e6 * found:.0f} | {'' if step is None else f'{found / step:.2%}'} |"
         for way, found in now.items()

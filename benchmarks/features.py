@@ -12,11 +12,11 @@ rounds. Writes benchmarks/results/features.md.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 import librosa
@@ -26,6 +26,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
+from benchmarks.clock import each, in_turns
 from benchmarks.table import heading
 from mmseqvae.audio import LogMel, read_audio
 from mmseqvae.files import write_text
@@ -65,7 +66,7 @@ def main(
     ]
     for what, ways, judge in (log_mel(waves), resampling(waves), inversion(waves)):
         outputs = {name: [np.asarray(way(i)) for i in range(len(waves))] for name, way in ways.items()}
-        times = in_turns(ways, len(waves), repeats)
+        times = in_turns({name: partial(each, way, range(len(waves))) for name, way in ways.items()}, repeats)
         for name, seconds in times.items():
             found, equal = judge(outputs[name], outputs["torchaudio"])
             table.append(
@@ -95,18 +96,6 @@ def speech(data_dir: Path | None, count: int, seed: int) -> list[np.ndarray]:
         noisy = np.sin(np.pi * clock / seconds) * voiced / 5 + 1e-3 * random.standard_normal(len(clock))
         waves.append(noisy.astype(np.float32))
     return waves
-
-
-def in_turns(ways: Ways, count: int, repeats: int) -> dict[str, float]:
-    """Processor seconds of each way for all recordings: a round of the one after a round of the other."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(repeats + 1):
-        for name, way in ways.items():
-            started = time.process_time()
-            for i in range(count):
-                way(i)
-            times[name] += [time.process_time() - started] if turn else []
-    return {name: median(found) for name, found in times.items()}
 
 
 Judge = Callable[[list[np.ndarray], list[np.ndarray]], tuple[str, bool]]  # what is found, what torchaudio gives

@@ -13,19 +13,20 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from benchmarks.clock import each, in_turns
 from benchmarks.table import heading
 from benchmarks.training import digits
 from mmseqvae.audio import LogMel
+from mmseqvae.config import LogMelConfig
 from mmseqvae.data import Batch, FrontEnd, SequenceDataset, make_loader
 from mmseqvae.data.batches import Column
 from mmseqvae.data.store import Shards, Store, write_shard
@@ -61,16 +62,23 @@ def main(
         "| items | KiB a batch | way | µs a batch | / copying | / one memcpy | share of a training step |",
         "|---|---|---|---|---|---|---|",
     ]
-    text, audio = digits(data_dir, random)
-    channels = recipe.AUDIO.n_mels
     with tempfile.TemporaryDirectory() as folder:
-        dataset = made(Path(folder), "digits", text, audio, channels, random)
-        table += rows(f"spoken digits, {channels} mels", dataset, repeats, training_step(dataset, steps, seed))
-        text, audio = random.integers(4, 25, 3200), random.integers(30, 201, 3200)
-        dataset = made(Path(folder), "sentences", text, audio, 80, random)
-        table += rows("30-200 frames, 80 mels", dataset, repeats, None)
+        for name, audio, dataset in workloads(Path(folder), data_dir, random):
+            step = training_step(dataset, steps, seed) if audio is recipe.AUDIO else None
+            table += rows(name, dataset, repeats, step)
     print("\n".join(table))
     write_text(results / "loading.md", "\n".join(table) + "\n")
+
+
+def workloads(
+    folder: Path, data_dir: Path | None, random: np.random.Generator
+) -> Iterator[tuple[str, LogMelConfig, SequenceDataset]]:
+    """A name, the settings of the log-mels and the items: of spoken digits, and of short sentences."""
+    text, audio = digits(data_dir, random)
+    channels = recipe.AUDIO.n_mels
+    yield f"spoken digits, {channels} mels", recipe.AUDIO, made(folder, "digits", text, audio, channels, random)
+    text, audio, usual = random.integers(4, 25, 3200), random.integers(30, 201, 3200), LogMelConfig()
+    yield "30-200 frames, 80 mels", usual, made(folder, "sentences", text, audio, usual.n_mels, random)
 
 
 def made(
@@ -113,24 +121,12 @@ def rows(name: str, dataset: SequenceDataset, repeats: int, step: float | None) 
         "filling batches": lambda: each(dataset.__getitems__, batches),
         "the whole loader": lambda: each(len, loader),
     }
-    times: dict[str, list[float]] = {way: [] for way in ways}
-    for turn in range(repeats + 1):
-        for way, epoch in ways.items():
-            started = time.process_time()
-            epoch()
-            times[way] += [time.process_time() - started] if turn else []
-    now = {way: median(found) / len(batches) for way, found in times.items()}
+    now = {way: seconds / len(batches) for way, seconds in in_turns(ways, repeats).items()}
     return [
         f"| {name} | {mean(bytes_of) / 1024:.0f} | {way} | {1e6 * found:.0f} | {found / now['copying']:.2f} "
         f"| {found / now['one memcpy']:.2f} | {'' if step is None else f'{found / step:.2%}'} |"
         for way, found in now.items()
     ]
-
-
-def each(function: Callable[[Any], object], values: Iterable[Any]) -> None:
-    """Nothing is kept: memory that is still in use makes the next batch pay for mapping new pages."""
-    for value in values:
-        function(value)
 
 
 def copy(source: np.ndarray) -> None:
