@@ -3,11 +3,17 @@
 probe = fit_probe(train_means, train_labels, valid_means, valid_labels)
 probe.predict(means), probe.probabilities(means)                  # labels, [N, classes]
 report(probe, test_means, test_labels)                            # accuracy, macro-F1, calibration, confusion
+
+Or, where the label is a modality of the model, from its decoder and without a probe:
+
+label_probabilities(model, labels, batch, "intent", ["text"])     # [B, labels]
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +26,15 @@ from mmseqvae.data import Corpus
 from mmseqvae.data.manifest import PLAIN
 from mmseqvae.data.sources import read_source
 from mmseqvae.data.windows import source_of
+from mmseqvae.estimates import log_mean_exp
 from mmseqvae.evaluation import share_to_dict
 from mmseqvae.files import replacing, write_csv, write_json
+from mmseqvae.labels import Labels
 from mmseqvae.measures import kept
+from mmseqvae.modalities import Batch
+from mmseqvae.model import MultimodalVAE
 from mmseqvae.pretrained import Trained, posteriors
+from mmseqvae.sequence import Sequence
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 5))  # C of the logistic regression
 HELD = 5  # one item in so many is held out where there is no validation split
@@ -192,6 +203,29 @@ def classify(
         (i, labels.get(i, ""), said, f"{p:.4f}") for i, said, p in zip(ids, probe.predict(means), sure, strict=True)
     ]
     return probe, figures, rows
+
+
+@torch.no_grad()
+def label_probabilities(
+    model: MultimodalVAE, labels: Labels, batch: Batch, name: str, given: Iterable[str],
+    draws: int = 50, generator: torch.Generator | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """p(label | x_given) of every label that `labels` knows, [B, labels.vocabulary_size]; rows sum to 1.
+
+    The mean over draws z ~ q(z | x_given) of what the decoder says, p(label | z). Where z leaves the label open, the
+    likeliest one of this law is right more often than the one of a single draw, as `generate` writes it.
+
+    name: the modality of the labels; what the batch says of it is not looked at, unless `given` names it. Number k is
+    `labels.decode([k])`; 0, the end, has no probability. Raises ValueError where the model has no such modality.
+    """
+    view = model.modalities.writes(model.modalities.check([name], model.writable, "name")[0])
+    z = model.latents(batch, given, draws, generator)
+    scores = torch.full((z.shape[1], labels.vocabulary_size), -math.inf, device=z.device)
+    for k in range(labels.vocabulary_size):
+        if k != labels.end_id:
+            label = Sequence.from_list([torch.tensor([k, labels.end_id])] * z.shape[1]).to(z.device)
+            scores[:, k] = log_mean_exp(model.log_likelihood(z, {**batch, view: label}, [name])[name])
+    return scores.softmax(1)
 
 
 def column_of(corpus: Corpus, name: str) -> dict[str, str]:

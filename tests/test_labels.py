@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmseqvae.classification import label_probabilities
 from mmseqvae.cli import main
 from mmseqvae.config import ModelConfig, TrainingConfig
 from mmseqvae.data import Corpus, ManifestError, encode_items, front_end_from_dict, prepare
@@ -16,7 +17,7 @@ from mmseqvae.decoders import TokenDecoder
 from mmseqvae.evaluation import evaluate
 from mmseqvae.labels import Category, Labels
 from mmseqvae.pretrained import Trained, build, load
-from mmseqvae.sampling import FrameSampling
+from mmseqvae.sampling import FrameSampling, TokenSampling
 from mmseqvae.sequence import Sequence
 from mmseqvae.training import fit
 
@@ -244,6 +245,29 @@ def test_the_prior_and_the_line_between_items_are_conditioned(untrained: Trained
         untrained.sample(2, mood="low")
     with pytest.raises(ValueError, match=r"\['size'\] are no modalities"):
         untrained.generate("move", size="big")
+
+
+def test_the_law_of_labels_is_what_generated_ones_follow(untrained: Trained) -> None:
+    model, labels = untrained.model, untrained.front_ends["mood"]
+    assert isinstance(labels, Labels)
+    items = [{"move": np.ones((5, 2)), "place": "far"}, {"move": np.full((3, 2), 4.0), "mood": "high"}, {}]
+    batch = encode_items(untrained.front_ends, items)
+    n = 4000
+    law = label_probabilities(model, labels, batch, "mood", ["move"], n, model.generator(0))
+    torch.testing.assert_close(law.sum(1), torch.ones(3))
+    assert law.shape == (3, labels.vocabulary_size)
+    assert not law[:, labels.end_id].any()
+    made = model.generate(batch, ["mood"], ["move"], n, {"mood": TokenSampling(temperature=1)}, model.generator(1))
+    first = made["mood"].values[:, 0].reshape(3, n)
+    named = first != labels.end_id  # the decoder may also write no label at all
+    for k in range(1, labels.vocabulary_size):
+        torch.testing.assert_close(law[:, k], (first == k).sum(1) / named.sum(1), atol=0.03, rtol=0)
+    assert law[0].argmax() != law[1].argmax() or (law[0] - law[1]).abs().max() > 0.01  # what is given matters
+    unseen = encode_items(untrained.front_ends, [{**item, "mood": "low"} for item in items])
+    again = label_probabilities(model, labels, unseen, "mood", ["move"], n, model.generator(0))
+    torch.testing.assert_close(again, law)  # the label itself is not looked at
+    with pytest.raises(ValueError, match="place"):
+        label_probabilities(model, labels, batch, "place", ["move"])
 
 
 def test_labels_and_covariates_are_saved_and_loaded(untrained: Trained, tmp_path: Path) -> None:
