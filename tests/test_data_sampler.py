@@ -353,3 +353,12 @@ def test_an_epoch_of_other_batches_is_not_gone_on_with() -> None:
 def test_ranks_outside_their_number_are_refused() -> None:
     with pytest.raises(ValueError, match=r"rank \(2\) must lie in 0\.\.1"):
         BucketBatchSampler([1, 2], 1, rank=2, ranks=2)
+
+
+def test_an_epoch_takes_four_bytes_an_item_and_lengths_are_not_copied() -> None:
+    lengths = np.arange(1, 1001, dtype=np.int64)
+    sampler = BucketBatchSampler(lengths, 10)
+    assert np.shares_memory(sampler.steps, lengths)
+    items, _, _ = sampler._ordered()
+    assert items.nbytes == 4 * len(lengths)
+    assert sorted(items.tolist()) == list(range(1000))

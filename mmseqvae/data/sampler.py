@@ -76,7 +76,7 @@ class BucketBatchSampler(Sampler[list[int]]):
             raise ValueError(f"rank ({rank}) must lie in 0..{ranks - 1}")
         lengths = np.asarray(lengths, np.int64)
         self.lengths = lengths[:, None] if lengths.ndim == 1 else lengths
-        self.steps = self.lengths.sum(1)
+        self.steps = lengths if lengths.ndim == 1 else lengths.sum(1)  # not copied: they may be a mapped file
         self.weights = None if weights is None else checked_weights(weights, len(lengths), shuffle)
         self.groups = groups
         self.batch_size, self.shuffle, self.seed, self.chunk = batch_size, shuffle, seed, chunk
@@ -103,7 +103,7 @@ class BucketBatchSampler(Sampler[list[int]]):
     def _ordered(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The epoch's items, and where in them every batch of all ranks together starts and stops."""
         if not self.shuffle:
-            items = np.arange(len(self.lengths))
+            items = numbers(len(self.lengths))
             cuts = self._even() if self.plan is None else self.plan.cuts
             return items, cuts[:-1], cuts[1:]
         random = np.random.default_rng((self.seed, self.epoch))
@@ -116,7 +116,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         return np.append(np.arange(0, len(self.lengths), size), len(self.lengths))
 
     def _by_count(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        items = np.arange(len(self.lengths)) if self.weights is None else self._drawn(random, self.weights)
+        items = self._drawn(random, self.weights) if self.weights is not None else numbers(len(self.lengths))
         random.shuffle(items)
         size = self.chunk * self.batch_size * self.ranks
         for first in range(0, len(items), size):
@@ -126,7 +126,8 @@ class BucketBatchSampler(Sampler[list[int]]):
         return items, cuts[:-1], cuts[1:]
 
     def _drawn(self, random: np.random.Generator, weights: np.ndarray) -> np.ndarray:
-        items = random.permutation(len(weights))
+        items = numbers(len(weights))
+        random.shuffle(items)
         if self.groups is not None:
             items = items[np.argsort(self.groups[items], kind="stable")]
         return resampled(items, weights, random.random())
@@ -231,6 +232,11 @@ class Plan(NamedTuple):
     width: float
     tops: np.ndarray
     cuts: np.ndarray
+
+
+def numbers(n: int) -> np.ndarray:
+    """0 to n - 1, in half the memory where they fit."""
+    return np.arange(n, dtype=np.int32 if n <= np.iinfo(np.int32).max else np.int64)
 
 
 def _sorted(lengths: np.ndarray, width: float) -> np.ndarray:
