@@ -1,10 +1,13 @@
+import fcntl
 import hashlib
 import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -242,6 +245,42 @@ def test_a_killed_run_goes_on_from_its_whole_shards(
     assert_right(get(twelve, tmp_path / "cache"), twelve)
     assert sorted(read_by(tmp_path)[0]) == sorted(set(twelve) - set(first[:6]))
     assert not left.exists()
+
+
+def hold(path: Path) -> None:
+    """Lock a file until this process ends."""
+    file = path.open("w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    HELD.append(file)
+
+
+HELD: list[IO[str]] = []
+
+
+def test_workers_end_with_the_process_that_was_killed(tmp_path: Path) -> None:
+    def run() -> None:
+        begin = (LogMel(CONFIG).to_dict(), {})
+        pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), features._begin, begin)
+        pool.submit(hold, tmp_path / "lock").result()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_processes(run) == [-signal.SIGKILL]
+    with (tmp_path / "lock").open() as file:
+        for _ in range(300):
+            try:
+                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.1)
+    pytest.fail("the worker is still there")
+
+
+def test_processes_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = features.own_cores()
+    for ranks in (2, 1000):
+        told = {"TORCHELASTIC_RUN_ID": "test", "RANK": 0, "WORLD_SIZE": 2 * ranks, "LOCAL_RANK": 0}
+        for name, value in (told | {"LOCAL_WORLD_SIZE": ranks}).items():
+            monkeypatch.setenv(name, str(value))
+        assert features.own_cores() == max(1, alone // ranks)
 
 
 def test_an_interrupted_run_leaves_only_whole_shards(

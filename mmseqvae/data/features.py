@@ -7,6 +7,7 @@ import json
 import logging
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -22,6 +23,7 @@ from mmseqvae.data.pieces import Piece
 from mmseqvae.data.sealed import is_whole, sealing
 from mmseqvae.data.shares import together
 from mmseqvae.data.store import Shards, Store, key_of, write_shard
+from mmseqvae.distributed import processes
 from mmseqvae.files import write_json
 from mmseqvae.frames import FrameArrays, FramesError
 from mmseqvae.labels import Category, Labels
@@ -137,7 +139,7 @@ def _run(
     """Write the shard of every job that is not there by then."""
     if workers is None:
         heavy = sum(_size(clip) for clips in jobs.values() for clip in clips.values()) > WORTH_WORKERS
-        workers = _cores() if heavy else 0
+        workers = own_cores() if heavy else 0
     if workers < 2:
         for folder, clips in jobs.items():
             _shard(front_end, settings, folder, clips, bar)
@@ -171,8 +173,11 @@ def _shard(
     write_shard(folder, front_end.channels, settings, computed())
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def own_cores() -> int:
+    """How many cores this process may fill: torchrun's processes share a machine's, srun gives each task its own."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = processes()
+    return max(1, cores // here.a_node) if here.launcher == "torchrun" else cores
 
 
 def _clip(front_end: FileFrontEnd, clip: Clip) -> np.ndarray | str:
@@ -187,10 +192,19 @@ _worker: tuple[FileFrontEnd, dict[str, Any]] | None = None
 
 def _begin(state: dict[str, Any], settings: dict[str, Any]) -> None:
     global _worker
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     front_end = front_end_from_dict(state)
     assert isinstance(front_end, FileFrontEnd)
     _worker = front_end, settings
+
+
+def _end_with_parent() -> None:
+    """A process that was killed cannot end its workers, which would wait for work, and hold memory, forever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _shard_in_worker(job: tuple[Path, dict[str, Clip]]) -> int:
