@@ -152,7 +152,10 @@ class FrameArrays(FrontEnd):
         if array.dtype.kind not in "fiub":
             raise FramesError(f"{name}: holds {array.dtype}, real numbers are needed")
         if array.ndim != 2:
-            raise FramesError(f"{name}: has shape {array.shape}, [T, C] is needed (one channel: array[:, None])")
+            raise FramesError(
+                f"{name}: has shape {array.shape}, [T, C] is needed (array[:, None] is T steps of one channel, "
+                "array[None] one step of C channels)"
+            )
         if not len(array):
             raise FramesError(f"{name}: holds no frames; leave the cell empty where a modality is missing")
         if array.shape[1] != self.channels:

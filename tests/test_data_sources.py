@@ -132,7 +132,7 @@ def test_a_folder_with_nothing_to_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").touch()
     with pytest.raises(ManifestError, match=r"files, but \.pdf"):
         read_source(tmp_path)
-    with pytest.raises(ManifestError, match="a manifest ends in"):
+    with pytest.raises(ManifestError, match="nowhere: there is no such manifest"):
         read_source(tmp_path / "nowhere")
 
 
@@ -229,6 +229,14 @@ def test_bad_archives_are_told(series: Path, tmp_path: Path) -> None:
     }.items():  # fmt: skip
         assert f"{series / name}.npz:" in skipped[name]
         assert problem in skipped[name]
+
+
+def test_series_without_channels_are_told_what_they_lack(series: Path, tmp_path: Path) -> None:
+    """All of one column are [T], so that nothing says how many channels there are."""
+    for path in series.glob("*.npz"):
+        np.savez(path, motion=np.zeros(5))
+    with pytest.raises(ManifestError, match=r"'motion' is an array .*; the first: .*0\.npz.* \(5,\), .* one channel"):
+        get(series, tmp_path / "cache", frames=["motion"])
 
 
 # Memory

@@ -189,7 +189,8 @@ def _new_front_end(table: Manifest, name: str, files: list[Clip], audio: LogMelC
         return front_end
     channels = Counter(found for found in map(_channels, files) if found)
     if not channels:
-        raise ManifestError(f"{table.path}: no cell in column {name!r} is an array [T, C]")
+        first = "".join(f"; the first: {trouble}" for trouble in map(_trouble, files[:1]))
+        raise ManifestError(f"{table.path}: no cell in column {name!r} is an array [T, C]{first}")
     return FrameArrays(channels.most_common(1)[0][0])
 
 
@@ -202,6 +203,16 @@ def _channels(clip: Clip) -> int | None:
     except FramesError:
         return None
     return array.shape[1] if array.ndim == 2 else None
+
+
+def _trouble(clip: Clip) -> str | None:
+    """Why a clip is no array [T, C]."""
+    front_end = FrameArrays(1)
+    try:
+        _ = clip.read(front_end) if isinstance(clip, Piece) else front_end.read(clip)
+    except FramesError as error:
+        return str(error).replace("the array:", f"{clip}:")
+    return None
 
 
 def _fit(

@@ -116,10 +116,10 @@ def read_manifest(path: str | Path, wanted: Mapping[str, str] = KNOWN, required:
     """
     path = Path(path)
     readers = {".csv": _read_table, ".tsv": _read_table, ".jsonl": _read_json_lines}
-    if path.suffix.lower() not in readers:
-        raise ManifestError(f"{path}: a manifest ends in {', '.join(readers)}")
     if not path.is_file():
         raise ManifestError(f"{path}: there is no such manifest")
+    if path.suffix.lower() not in readers:
+        raise ManifestError(f"{path}: a manifest ends in {', '.join(readers)}")
     if not path.stat().st_size:
         raise ManifestError(f"{path}: file is empty")
     try:
