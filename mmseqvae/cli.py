@@ -88,14 +88,15 @@ def train(
     if seed is not None:
         training = replace(training, seed=seed)
     from mmseqvae.data import prepare
+    from mmseqvae.training import check_settings, fit
 
+    check_settings(model, objective, training)  # before any file is read
     corpus = prepare(
         manifest, audio=audio, text=text, tokens=tokens or (), frames=frames or (), labels=labels or (),
         covariates=covariates or (), windows=windows, speeds=speeds or (), cache_dir=cache_dir, skip_bad=skip_bad,
     )  # fmt: skip
     from mmseqvae.evaluation import evaluate as measure
     from mmseqvae.runs import next_commands
-    from mmseqvae.training import fit
 
     trained = fit(corpus, out, model=model, objective=objective, training=training)
     if not processes().first:

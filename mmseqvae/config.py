@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 CACHE_DIR = ".cache/mmseqvae"
@@ -172,6 +173,8 @@ class ModelConfig:
     scale: "fixed" at 1, "learnt" per channel or "predicted" per step; scale_floor: its least value.
     input_dropout, input_noise: share of the decoders' past that is hidden in training, and noise on past frames in
     standard deviations, so that the latent is used. longest: room beyond the longest training sequence, as a factor.
+
+    Raises ValueError for numbers out of their range.
     """
 
     latent: int = 32
@@ -199,6 +202,17 @@ class ModelConfig:
     input_noise: float = 0.3
     longest: float = 1.25
 
+    def __post_init__(self) -> None:
+        least = {
+            0: ("private", "mean_scale", "dropout", "scale_floor", "input_dropout", "input_noise"),
+            1: ("latent", "prior_components", "layers", "reduction", "longest"),
+        }
+        for floor, names in least.items():
+            _at_least(floor, "model.", {name: getattr(self, name) for name in names})
+        for name, share in (("dropout", self.dropout), ("input_dropout", self.input_dropout)):
+            if share > 1:
+                raise ValueError(f"model.{name} is a share, between 0 and 1, got {share}")
+
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
@@ -213,6 +227,8 @@ class ObjectiveConfig:
     token_weight: weight of every token modality's reconstruction; a word is a few nats beside a thousand of log-mels.
     by_dimension: weigh all modalities by their size instead, the largest one 1 and another as many times more as it is
     smaller; the size is the mean number of steps times the channels of one. weights: {modality: weight}, over both.
+
+    Raises ValueError for numbers that are negative or not finite.
     """
 
     name: str = "coordinated"
@@ -227,6 +243,12 @@ class ObjectiveConfig:
     token_weight: float = 40.0
     by_dimension: bool = False
     weights: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = ("beta", "beta_warm_up", "target_kl", "free_bits", "free_bits_item", "token_weight")
+        _at_least(0, "objective.", {name: getattr(self, name) for name in names})
+        _at_least(0, "objective.weights.", self.weights)
+        _at_least(1, "objective.", {"beta_cycles": self.beta_cycles})
 
 
 @dataclass(frozen=True)
@@ -298,6 +320,8 @@ class TrainingConfig:
     q(z | x_m) of every modality at the end, which answers where that modality is alone; "none" leaves the encoders'
     own. precision: "32-true", or "bf16-mixed": matrix products in bf16, states, sums and nats in float32. seed: of
     everything random. threads: of torch, None for its own choice.
+
+    Raises ValueError for numbers out of their range.
     """
 
     pretraining: int = 0
@@ -324,3 +348,23 @@ class TrainingConfig:
     precision: str = "32-true"
     seed: int = 0
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        least = {
+            0: ("pretraining", "learning_rate", "prior_rate", "warm_up", "clip", "l1", "l2", "ema", "patience"),
+            1: ("epochs", "batch_size", "frames_per_batch", "checkpoint_steps", "components", "threads"),
+            2: ("fitted_items",),
+        }
+        for floor, names in least.items():
+            _at_least(floor, "training.", {name: getattr(self, name) for name in names})
+        if self.ema >= 1:
+            raise ValueError(f"training.ema must be below 1, or the averaged weights never change; got {self.ema}")
+        if not 0 <= self.gaps <= 1:
+            raise ValueError(f"training.gaps is a share of sequences, between 0 and 1, got {self.gaps}")
+
+
+def _at_least(least: int, prefix: str, numbers: Mapping[str, float | None]) -> None:
+    """Raise ValueError for what is below `least` or not finite; None stands for no number."""
+    for name, value in numbers.items():
+        if value is not None and not least <= value < math.inf:
+            raise ValueError(f"{prefix}{name} must be at least {least}, got {value}")

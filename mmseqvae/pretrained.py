@@ -23,6 +23,7 @@ from mmseqvae.frames import FrontEnd as FrameFrontEnd
 from mmseqvae.fusion import FUSIONS, Encoded
 from mmseqvae.gaussian import Law
 from mmseqvae.labels import Category, Labels
+from mmseqvae.likelihoods import FRAME_LIKELIHOODS
 from mmseqvae.modalities import Covariate, frames, tokens
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.priors import PRIORS, Mixture, Prior, VampPrior
@@ -42,10 +43,7 @@ def build(front_ends: Mapping[str, FrontEnd], longest: Mapping[str, int], config
     Labels need none. A VampPrior still needs its pseudo-inputs (`start_prior`). Raises ValueError for an unknown
     fusion, prior or likelihood, and where bernoulli frames are not of 0 and 1.
     """
-    if config.fusion not in FUSIONS:
-        raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {config.fusion!r}")
-    if config.prior not in PRIORS:
-        raise ValueError(f"prior must be one of {', '.join(PRIORS)}, got {config.prior!r}")
+    check_names(config)
     covariates = {
         name: Covariate(front_end.vocabulary_size, COVARIATE_WIDTH)
         for name, front_end in front_ends.items()
@@ -64,6 +62,13 @@ def build(front_ends: Mapping[str, FrontEnd], longest: Mapping[str, int], config
     latent = config.latent + config.private * len(modalities)
     fusion = FUSIONS[config.fusion](len(modalities), latent)
     return MultimodalVAE(modalities, fusion, PRIORS[config.prior](config.prior_components, latent), covariates)
+
+
+def check_names(config: ModelConfig) -> None:
+    """Raise ValueError for an unknown fusion, prior or likelihood."""
+    for name, known in (("fusion", FUSIONS), ("prior", PRIORS), ("likelihood", FRAME_LIKELIHOODS)):
+        if getattr(config, name) not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(config, name)!r}")
 
 
 def start_prior(model: MultimodalVAE, dataset: SequenceDataset, seed: int = 0) -> None:

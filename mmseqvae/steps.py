@@ -18,7 +18,7 @@ from mmseqvae.model import Batch, MultimodalVAE
 from mmseqvae.objectives import Terms, chosen
 from mmseqvae.pretrained import to_device
 from mmseqvae.priors import LearntMixture
-from mmseqvae.schedules import BETA_SCHEDULES, TargetKL, beta_at, warm_up, warm_up_then_cosine
+from mmseqvae.schedules import TargetKL, beta_at, warm_up, warm_up_then_cosine
 from mmseqvae.totals import Totals
 
 SPLIT_EVERY = 100  # steps, after which idle parts of a learnt mixture are put to use again
@@ -36,12 +36,6 @@ class Training(lightning.LightningModule):
     ) -> None:  # fmt: skip
         super().__init__()
         self.maximised = chosen(objective.name, objective.options)
-        if objective.beta_schedule not in BETA_SCHEDULES:
-            raise ValueError(
-                f"beta_schedule must be one of {', '.join(BETA_SCHEDULES)}, got {objective.beta_schedule!r}"
-            )
-        if objective.beta_cycles < 1:
-            raise ValueError(f"beta_cycles must be at least 1, got {objective.beta_cycles}")
         self.model, self.objective, self.training_config, self.weights = model, objective, training, weights
         self.total_steps = total_steps
         self.target = None if objective.target_kl is None else TargetKL(objective.target_kl, objective.beta)

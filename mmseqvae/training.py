@@ -26,8 +26,9 @@ from mmseqvae.files import replacing, write_json
 from mmseqvae.fusion import Encoded
 from mmseqvae.labels import Category, Labels
 from mmseqvae.model import MultimodalVAE
-from mmseqvae.objectives import weights_by_dimension
-from mmseqvae.pretrained import Trained, build, encoded, load, start_prior
+from mmseqvae.objectives import chosen, weights_by_dimension
+from mmseqvae.pretrained import Trained, build, check_names, encoded, load, start_prior
+from mmseqvae.schedules import BETA_SCHEDULES, TargetKL
 from mmseqvae.steps import Training
 from mmseqvae.text import Tokenizer
 
@@ -54,10 +55,7 @@ def fit(
     """
     out = Path(out)
     model, objective, training = model or ModelConfig(), objective or ObjectiveConfig(), training or TrainingConfig()
-    if training.precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {training.precision!r}")
-    if not 0 <= training.gaps <= 1:
-        raise ValueError(f"gaps is a share of sequences, between 0 and 1, got {training.gaps}")
+    check_settings(model, objective, training)
     if training.threads:
         torch.set_num_threads(training.threads)
     lightning.seed_everything(training.seed, verbose=False)
@@ -77,8 +75,6 @@ def fit(
     trained = Trained(build(corpus.front_ends, longest, model), corpus.front_ends, longest, model, corpus.windows)
     start_prior(trained.model, datasets["train"], training.seed)
     weights = reconstruction_weights(corpus, objective)
-    if training.conditionals not in ("none", *KINDS):
-        raise ValueError(f"conditionals must be one of none, {', '.join(KINDS)}, got {training.conditionals!r}")
     if training.patience is not None and training.monitor.startswith("valid/") and "valid" not in datasets:
         raise ValueError(f"patience watches {training.monitor}, but no row is in the split valid")
 
@@ -98,6 +94,7 @@ def fit(
     data |= {"speeds": list(corpus.speeds)} if corpus.speeds else {}
     noted = {**settings(model, objective, training), **data, "processes": here.ranks}
     checkpoint = by_first(_checkpoint_of, out, noted)
+    check_first_step(module, datasets["train"])
     progress = progress and here.first
     trainer = lightning.Trainer(
         accelerator="auto", max_epochs=training.pretraining + training.epochs,
@@ -122,6 +119,33 @@ def fit(
         write_skipped(out, corpus.skipped)
     wait()
     return trained if here.first else load(out)
+
+
+def check_settings(model: ModelConfig, objective: ObjectiveConfig, training: TrainingConfig) -> None:
+    """Raise ValueError for names and options that are not known, which needs no data."""
+    check_names(model)
+    chosen(objective.name, objective.options)
+    if objective.target_kl is not None:
+        TargetKL(objective.target_kl, objective.beta)
+    for name, value, known in (
+        ("beta_schedule", objective.beta_schedule, BETA_SCHEDULES),
+        ("precision", training.precision, PRECISIONS),
+        ("conditionals", training.conditionals, ("none", *KINDS)),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+@torch.no_grad()
+def check_first_step(module: Training, dataset: SequenceDataset) -> None:
+    """Raise ValueError for what this model's objective refuses and for a monitor that is not logged, by two items."""
+    with torch.random.fork_rng(devices=[]):
+        terms = module.eval().terms(dataset.__getitems__([0, 1]))
+    module.train()
+    there = [f"{stage}/{name}" for stage in ("train", "valid") for name in module.numbers(terms)]
+    there += [f"valid/active_units/{name}" for name in terms.means]
+    if module.training_config.patience is not None and module.training_config.monitor not in there:
+        raise ValueError(f"monitor must be one of {', '.join(there)}, got {module.training_config.monitor!r}")
 
 
 def _several(model: ModelConfig) -> dict[str, Any]:

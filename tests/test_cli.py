@@ -163,6 +163,9 @@ def test_bad_rows_stop_the_training_or_are_listed(
         (["MANIFEST", "--objective.name", "nothing", *TINY], "objective must be one of"),
         (["MANIFEST", "--objective.weights", '{"smell": 2}', *TINY], "smell"),
         (["MANIFEST", "--epoch", "3"], "--epoch"),
+        (["nowhere.csv", "--training.epochs", "0"], "training.epochs must be at least 1, got 0"),  # before it is read
+        (["nowhere.csv", "--objective.options.own", "much"], "the option own of coordinated must be of type float"),
+        (["nowhere.csv", "--model.fusion", "sum"], "fusion must be one of poe, "),
     ],
 )
 def test_train_refuses(

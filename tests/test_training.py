@@ -25,7 +25,7 @@ from mmseqvae.objectives import OBJECTIVES, Terms, elbo
 from mmseqvae.pretrained import Trained, build, encoded, load, posteriors
 from mmseqvae.priors import LearntMixture, Mixture
 from mmseqvae.text import Tokenizer
-from mmseqvae.training import Training, fit, reconstruction_weights
+from mmseqvae.training import Training, check_first_step, fit, reconstruction_weights
 
 SMALL = ModelConfig(
     latent=4, token_embedding=8, token_encoder=8, token_decoder=16, frame_encoder=8, frame_inputs=8, frame_decoder=16
@@ -485,9 +485,12 @@ def test_posteriors_come_in_the_order_of_the_data(corpus: Corpus, tmp_path: Path
         (ObjectiveConfig(name="best"), {}, "objective must be one of"),
         (ObjectiveConfig(options={"aplha": 0.5}), {}, "has no option 'aplha'"),
         (ObjectiveConfig(beta_schedule="square"), {}, "beta_schedule must be one of"),
-        (ObjectiveConfig(beta_cycles=0), {}, "beta_cycles must be"),
         (ObjectiveConfig(), {"conditionals": "spline"}, "conditionals must be one of none, mixture, flow"),
-        (ObjectiveConfig(target_kl=-1.0), {}, "target_kl"),
+        (ObjectiveConfig(target_kl=0.0), {}, "target_kl"),
+        (ObjectiveConfig(free_bits=0.1), {}, "free_bits counts nats a dimension"),
+        (ObjectiveConfig(name="cvae", options={"given": "sound"}), {}, r"given names \['sound'\]"),
+        (ObjectiveConfig(name="mvtcae", options={"alpha": 1.5}), {}, "alpha must lie between 0 and 1, got 1.5"),
+        (None, {"patience": 3, "monitor": "valid/bound"}, "monitor must be one of .* got 'valid/bound'"),
         (None, {"precision": "half"}, "precision must be one of 32-true, bf16-mixed"),
         (ObjectiveConfig(weights={"video": 2.0}), {}, r"weights name \['video'\]"),
     ],
@@ -497,7 +500,38 @@ def test_settings_that_do_not_fit_are_told_before_training(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         run(corpus, tmp_path, objective, **settings)
-    assert not (tmp_path / "checkpoints").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name != "training.json"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (ModelConfig, {"private": -1}, "model.private must be at least 0, got -1"),
+        (ModelConfig, {"longest": 0.9}, "model.longest must be at least 1, got 0.9"),
+        (ModelConfig, {"input_dropout": 1.5}, "model.input_dropout is a share, between 0 and 1, got 1.5"),
+        (ObjectiveConfig, {"beta": float("nan")}, "objective.beta must be at least 0, got nan"),
+        (ObjectiveConfig, {"weights": {"text": -1.0}}, "objective.weights.text must be at least 0, got -1.0"),
+        (ObjectiveConfig, {"beta_cycles": 0}, "objective.beta_cycles must be at least 1, got 0"),
+        (TrainingConfig, {"epochs": 0}, "training.epochs must be at least 1, got 0"),
+        (TrainingConfig, {"learning_rate": float("inf")}, "training.learning_rate must be at least 0, got inf"),
+        (TrainingConfig, {"fitted_items": 1}, "training.fitted_items must be at least 2, got 1"),
+        (TrainingConfig, {"ema": 1.0}, "training.ema must be below 1"),
+        (TrainingConfig, {"gaps": 1.5}, "training.gaps is a share of sequences, between 0 and 1, got 1.5"),
+    ],
+)
+def test_numbers_out_of_their_range_are_told_at_once(kind: type, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        kind(**settings)
+
+
+def test_what_is_checked_before_training_changes_nothing_in_it(corpus: Corpus) -> None:
+    module = Training(build(corpus.front_ends, dict.fromkeys(corpus.front_ends, 12), replace(SMALL, mean_scale=0.6)),
+                      ObjectiveConfig(), TrainingConfig(), {}, 1)  # fmt: skip
+    before, noise = copy.deepcopy(module.state_dict()), torch.get_rng_state()
+    check_first_step(module, corpus.datasets["train"])
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert torch.equal(noise, torch.get_rng_state())
+    assert module.model.training
 
 
 def test_sampling_and_batches_by_frames_reach_the_loader(

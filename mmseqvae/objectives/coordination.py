@@ -136,9 +136,11 @@ def mvtcae(
     As published q is the product of the experts without base expert, and alpha is 0.9. M counts what a row has; with
     one modality q = q_m and all is (1 - alpha) times the ELBO, with none it is that of the prior. Bounds a convex
     combination of total correlations of (x, z), not log p(x); with alpha 0 it is `elbo`. Free bits are those of
-    KL(q || p) alone.
+    KL(q || p) alone. Raises ValueError for an alpha that is no share.
     """
     check_weights(model, weights)
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
     encoded = model.encode(batch)
     q = encoded.posterior()
     experts = {name: encoded.expert(name) for name in encoded.names}
