@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmseqvae.decoders import FrameDecoder, TokenDecoder
 from mmseqvae.encoders import FrameEncoder, TokenEncoder
-from mmseqvae.fusion import moe, poe
+from mmseqvae.fusion import FUSIONS, moe, poe
 from mmseqvae.likelihoods import Laplace
 from mmseqvae.modalities import Modality
 from mmseqvae.model import MultimodalVAE
@@ -144,6 +144,12 @@ def test_without_private_dimensions_mmvae_plus_is_the_mixture_s_importance_bound
         found = [f(build(moe, private=False), full, draws=2, tight=True).objective for f in (mmvae_plus, importance)]
     error = (found[0].var() / 4000 + found[1].var() / 4000).sqrt()
     assert (found[0].mean() - found[1].mean()).abs() < 4 * error
+
+
+@pytest.mark.parametrize("name", ["generalised-poe", "joint", "attention"])
+def test_mmvae_plus_refuses_fusions_that_it_would_not_train(name: str) -> None:
+    with pytest.raises(ValueError, match="weights of this fusion would stay untrained"):
+        mmvae_plus(build(FUSIONS[name](2, D)), batch())
 
 
 def test_dmvae_refuses_mixtures() -> None:

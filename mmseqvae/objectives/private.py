@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from mmseqvae.estimates import effective_draws
 from mmseqvae.gaussian import Gaussian, GaussianMixture, Posterior
@@ -78,10 +79,14 @@ def mmvae_plus(
     item, so the shared part must hold all that they have in common. M counts what a row has. A bound on log p(x) where
     beta and the weights are 1; draws, gradient and tight as in `importance`, of which it is the case without private
     dimensions. As published the auxiliary law of p_n has a learnt scale; here it is N(0, I), which drops out of w under
-    that prior. Raises ValueError for free bits, which have no meaning here.
+    that prior. The mixture is this one whatever the fusion, which answers after training ("moe" as published).
+    Raises ValueError for free bits, which have no meaning here, and for a fusion that would have weights to learn.
     """
     check_weights(model, weights)
     check_importance(gradient, draws, free_bits, free_bits_item)
+    if isinstance(model.fusion, nn.Module) and any(True for _ in model.fusion.parameters()):
+        raise ValueError("mmvae_plus trains the experts alone, so the weights of this fusion would stay untrained: "
+                         'use the fusion "moe"')  # fmt: skip
     encoded = model.encode(batch)
     experts = [encoded.expert(name) for name in encoded.names]  # N(0, I) where they say nothing
     laws = Gaussian(torch.stack([e.mean for e in experts]), torch.stack([e.logvar for e in experts]))
