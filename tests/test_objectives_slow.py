@@ -8,7 +8,7 @@ import pytest
 import torch
 from slow import ONES, WEIGHTS, D, Slow, batch, build, log_sum_exp
 
-from mmseqvae.fusion import moe, mopoe, poe_without_base
+from mmseqvae.fusion import Fusion, moe, mopoe, poe, poe_without_base
 from mmseqvae.objectives import OBJECTIVES
 
 TOKENS = ("text", "label")
@@ -201,12 +201,17 @@ def _options(function: Callable) -> list[str]:
     return [n for n in names if n not in ("model", "batch", "slow", "beta", "free_bits", "free_bits_item", "weights")]
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_gradients_are_those_of_differences(name: str) -> None:
+MIXTURES = ("elbo", "mixture", "importance", "mmvae_plus", "coordinated")  # whose gradients pass through mixtures, too
+
+
+@pytest.mark.parametrize(
+    ("name", "fusion"), [*((name, poe) for name in OBJECTIVES), *itertools.product(MIXTURES, (moe, mopoe))]
+)
+def test_gradients_are_those_of_differences(name: str, fusion: Fusion) -> None:
     """Of what an encoder and a decoder end with, at the same draws."""
     own = {"gradient": "iwae"}  # the bound's
     options = {"importance": own, "mmvae_plus": own, "telbo": {"frozen": False}}
-    model = build()
+    model = build(fusion)
 
     def value() -> torch.Tensor:
         torch.manual_seed(5)
