@@ -192,6 +192,7 @@ def generate(
         check_names([*a, *b], trained.model.readable, "is interpolated")
         made = trained.interpolate(a | known, b | known, number, wanted, decode, seed)
     elif sample is not None:
+        logging.getLogger(__name__).info("drawn from the prior: %s", trained.model.prior)
         made = trained.sample(number, wanted, decode, seed, **known)
     else:
         made = trained.generate(wanted, number, decode, seed, **item, **known)

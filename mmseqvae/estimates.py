@@ -52,8 +52,10 @@ class Scored(nn.Module):
     ) -> Tensor:
         """Importance-weighted log p(x_want) or log p(x_want | x_given) in nats, [B].
 
-        Without `given`: a lower bound on the joint or marginal log-likelihood under `prior` that rises with `draws`
-        (Burda et al. 2016, eq. 8). With `given`: `bound_difference`, an estimate, no bound.
+        Under `prior`, by default the model's own as `sample` draws from it: the one fitted after training, else the one
+        learnt with the model, else N(0, I). Without `given`: a lower bound on the joint or marginal log-likelihood that
+        rises with `draws` (Burda et al. 2016, eq. 8); `effective_draws` of `log_weights` says how many of them count.
+        With `given`: `bound_difference`, an estimate, no bound.
         """
         if given is not None:
             return self.bound_difference(batch, want, given, draws, prior, generator)

@@ -188,7 +188,7 @@ class MultimodalVAE(Forecasting):
         generator: torch.Generator | None = None,
         covariates: Batch | None = None,
     ) -> dict[str, Sequence]:
-        """Draw n latents from `prior` (default: the model's own, see above) and decode them.
+        """Draw n latents from `prior` and decode them; by default from what str(model.prior) names, see above.
 
         covariates: {view: Sequence of n}; what is missing is unknown.
         """

@@ -14,6 +14,7 @@ import soundfile
 from mmseqvae.arguments import run
 from mmseqvae.cli import main
 from mmseqvae.config import ModelConfig
+from mmseqvae.pretrained import load
 from mmseqvae.runs import command
 
 PITCHES = {"low": 300, "mid": 700, "high, so high": 1500}  # Hz
@@ -238,8 +239,11 @@ def test_interpolation_ends_at_its_ends(trained: Path, manifest: Path, tmp_path:
         assert not np.array_equal(there[0], there[-1])
 
 
-def test_the_index_is_a_manifest(trained: Path, cache: list[str], tmp_path: Path) -> None:
+def test_the_index_is_a_manifest(
+    trained: Path, cache: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     main(["generate", str(trained), "--sample", "4", "--out", str(tmp_path)])
+    assert f"drawn from the prior: {load(trained).model.fitted}" in caplog.messages
     main(["embed", str(trained), str(tmp_path / "index.csv"), "--out", str(tmp_path / "z.npz"), *cache])
     assert sorted(np.load(tmp_path / "z.npz")["ids"]) == ["001", "002", "003", "004"]
 
