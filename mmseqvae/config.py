@@ -315,10 +315,11 @@ class TrainingConfig:
     patience: epochs without improvement of `monitor` before stopping, the weights being then those of the best epoch;
     None to never stop early and keep the last ones. monitor: "valid/elbo" or another logged quantity that should rise.
     checkpoint_steps: steps between checkpoints within an epoch, None for one at its end only; from either a training
-    goes on as if nothing had been. components: of the mixture fitted to training posteriors at the end; fitted_items:
-    of at most so many training items, chosen at random, None for all. conditionals: "mixture" or "flow" fits a flexible
-    q(z | x_m) of every modality at the end, which answers where that modality is alone; "none" leaves the encoders'
-    own. precision: "32-true", or "bf16-mixed": matrix products in bf16, states, sums and nats in float32. seed: of
+    goes on as if nothing had been. components: most of the mixture fitted to training posteriors at the end, how many
+    being chosen by a tenth of them; fitted_items: of at most so many training items, drawn at random, None for all.
+    conditionals: "mixture" or "flow" fits a flexible q(z | x_m) of every modality at the end, which answers where that
+    modality is alone; "none" leaves the encoders' own. precision: "32-true", or "bf16-mixed": matrix products in bf16,
+    states, sums and nats in float32. seed: of
     everything random. threads: of torch, None for its own choice.
 
     Raises ValueError for numbers out of their range.

@@ -28,6 +28,7 @@ from mmseqvae.labels import Category, Labels
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.objectives import chosen, weights_by_dimension
 from mmseqvae.pretrained import Trained, build, check_names, encoded, load, start_prior
+from mmseqvae.priors import Mixture
 from mmseqvae.schedules import BETA_SCHEDULES, TargetKL
 from mmseqvae.steps import Training
 from mmseqvae.text import Tokenizer
@@ -170,10 +171,26 @@ def finish(trained: Trained, dataset: SequenceDataset, training: TrainingConfig,
     said = encoded(trained.model, dataset, items=items)
     with torch.no_grad():  # a fusion may have weights
         draws = said.posterior().rsample(DRAWS, generator=trained.model.generator(training.seed))
-    trained.model.fit_prior(draws, training.components, training.seed, progress)
+    fit_prior(trained.model, draws, training, progress)
     if training.conditionals != "none":
         fit_conditionals(trained.model, said, training, progress)
     trained.model.eval()
+
+
+def fit_prior(model: MultimodalVAE, draws: torch.Tensor, training: TrainingConfig, progress: bool = False) -> None:
+    """Fit the mixture of at most `training.components` to draws [S, N, D] of all items.
+
+    How many is chosen by the log-density of a tenth of them, drawn at random; with fewer than 2 LEAST items no
+    tenth is large enough to choose by, and there are as many as `fit_mixture` allows.
+    """
+    size, items = training.components, np.random.default_rng(training.seed).permutation(draws.shape[1])
+    held, others = np.split(items, [len(items) // 10])
+    if draws.shape[1] >= 2 * LEAST:
+        fitted = model.fit_prior(draws[:, others], size, training.seed, progress, draws[:, held])
+        assert isinstance(fitted, Mixture)
+        if len(fitted.means) < min(size, len(others) // 10):  # else all are wanted that may be had
+            size = len(fitted.means)
+    model.fit_prior(draws, size, training.seed, progress)
 
 
 def fit_conditionals(model: MultimodalVAE, said: Encoded, training: TrainingConfig, progress: bool = False) -> None:

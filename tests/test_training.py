@@ -25,7 +25,7 @@ from mmseqvae.objectives import OBJECTIVES, Terms, elbo
 from mmseqvae.pretrained import Trained, build, encoded, load, posteriors
 from mmseqvae.priors import LearntMixture, Mixture
 from mmseqvae.text import Tokenizer
-from mmseqvae.training import Training, check_first_step, fit, reconstruction_weights
+from mmseqvae.training import Training, check_first_step, fit, fit_prior, reconstruction_weights
 
 SMALL = ModelConfig(
     latent=4, token_embedding=8, token_encoder=8, token_decoder=16, frame_encoder=8, frame_inputs=8, frame_decoder=16
@@ -574,6 +574,28 @@ def test_priors_are_fitted_to_so_many_items_at_most(corpus: Corpus, tmp_path: Pa
     assert isinstance(expected.fitted, Mixture)
     torch.testing.assert_close(some.model.fitted.means, expected.fitted.means)
     assert not torch.allclose(some.model.fitted.means, all_of_them.model.fitted.means)
+
+
+def test_components_of_the_fitted_prior_are_chosen_by_items_held_out(corpus: Corpus, tmp_path: Path) -> None:
+    """Two clusters want few components, fitted to all items; many clusters want as many as are allowed."""
+    model = run(corpus, tmp_path, epochs=1).model
+    model.learnt = None
+    generator = torch.Generator().manual_seed(0)
+
+    def clusters(n: int) -> torch.Tensor:
+        centers = 20 * torch.randn(n, 4, generator=generator)[torch.arange(400) % n]
+        return centers + torch.randn(2, 400, 4, generator=generator)
+
+    for n, most, expected in ((2, 16, range(2, 9)), (30, 16, (16,))):  # half as many and less are nearly as good as two
+        z = clusters(n)
+        fit_prior(model, z, TrainingConfig(components=most))
+        assert isinstance(model.fitted, Mixture)
+        means, density = model.fitted.means, model.fitted.log_prob(z).mean()
+        assert len(means) in expected
+        again = model.fit_prior(z, len(means), TrainingConfig().seed)
+        assert isinstance(again, Mixture)
+        torch.testing.assert_close(again.means, means)  # all items were fitted to
+        assert density > model.standard.log_prob(z).mean()
 
 
 def test_one_item_is_too_few_and_is_told_before_training(tmp_path: Path) -> None:

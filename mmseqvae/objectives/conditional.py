@@ -26,7 +26,8 @@ def cvae(
 
     given: names of readable modalities, "text" or "text, label". A bound on log p(x_wanted | x_given), of the model
     whose z is drawn from q(z | x_given), when beta >= 1 and weights are 1. Rows without all that is given or without
-    anything that is wanted count 0. Terms.elbo is the joint bound under p(z) all the same, which nothing here raises.
+    anything that is wanted count 0. Terms.elbo is the joint bound under p(z) all the same, which nothing here raises: a
+    prior learnt with the model stays as it began, so `ModelConfig.prior` is best "standard".
     Raises ValueError for unknown names, where nothing is left to want, and for free bits a dimension (free_bits_item
     is the floor of the KL above).
     """
