@@ -156,11 +156,11 @@ class Training(lightning.LightningModule):
         return self.maximised(self.model, batch, **common, weights=self.weights, **config.options)
 
     def penalty(self) -> Tensor:
-        """l1 sum |w| + l2 / 2 sum w^2 over weight matrices, in nats."""
+        """l1 sum |w| + l2 / 2 sum w^2 over weight matrices, in nats; where a learnt prior's parts lie is no weight."""
         l1, l2 = self.training_config.l1, self.training_config.l2
         total = torch.zeros((), device=self.device)
-        for weight in self.model.parameters() if l1 or l2 else ():
-            if weight.ndim > 1:
+        for name, weight in self.model.named_parameters() if l1 or l2 else ():
+            if weight.ndim > 1 and not name.startswith("learnt."):
                 total = total + l1 * weight.abs().sum() + l2 / 2 * weight.square().sum()
         return total
 
