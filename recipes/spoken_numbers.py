@@ -9,6 +9,14 @@ The numbers 0 to 999 in several voices each. 100 numbers above 99 are tested on 
 voice; `--holdout` keeps 50 further ones back as split `valid` and measures on them instead. A model that has one latent
 vector a phrase must compose: "three hundred and forty-two" from other hundreds and other forty-twos. The voice is a
 covariate, so that generated and recorded speech can be compared number by number and voice by voice.
+
+Measured in English (`python -m recipes.spoken_numbers`, seed 0, 2026-11-25, 18 minutes of training on a busy core),
+on the 100 numbers in six voices: recordings are written down without an error (CER 0.000). Typed numbers are said less
+clearly than they should: the transcriber hears .843 of them right, and .985 of reference speech that went through the
+same log-mel and Griffin-Lim (.856 of it; .9 were to be reached), pocketsphinx with the grammar of numbers .793 and .892
+(.890), with any number words in a row .423 and .620 (.683). Numbers of training are not said better by much (.875, .793
+and .477), so it is not being new that makes them hard; twice as many epochs are worse (.829, .807 and .634 of the
+reference). Mandarin and German have not been measured.
 """
 
 from __future__ import annotations
