@@ -142,7 +142,7 @@ def report(probe: Probe, means: np.ndarray, labels: Many[str]) -> dict[str, Any]
     BINS bins of confidence (Guo et al. 2017, eq. 3); nats: an item whose class is known; confusion: rows are the true
     `classes`, columns the predicted ones.
     """
-    from sklearn.metrics import confusion_matrix, f1_score
+    from sklearn.metrics import confusion_matrix
     from torchmetrics.functional.classification import binary_calibration_error
 
     probabilities, predicted = probe.probabilities(means), probe.predict(means)
@@ -155,9 +155,7 @@ def report(probe: Probe, means: np.ndarray, labels: Many[str]) -> dict[str, Any]
     return {
         "items": len(labels),
         "accuracy": share_to_dict(kept(labels, predicted)),
-        "macro_f1": float(
-            f1_score(list(labels), predicted, labels=sorted(set(labels)), average="macro", zero_division=0)
-        ),
+        "macro_f1": macro_f1(labels, predicted),
         "calibration_error": float(binary_calibration_error(confidence, torch.tensor(right).int(), n_bins=BINS)),
         "nats": float(-np.log(probabilities[known, targets]).mean()) if known else None,
         "temperature": probe.temperature,
@@ -165,6 +163,13 @@ def report(probe: Probe, means: np.ndarray, labels: Many[str]) -> dict[str, Any]
         "classes": classes,
         "confusion": confusion_matrix(list(labels), predicted, labels=classes).tolist(),
     }
+
+
+def macro_f1(labels: Many[str], predicted: Many[str]) -> float:
+    """The mean F1 over the classes that occur among `labels`."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(list(labels), list(predicted), labels=sorted(set(labels)), average="macro", zero_division=0))
 
 
 def classify(

@@ -319,8 +319,7 @@ class TrainingConfig:
     being chosen by a tenth of them; fitted_items: of at most so many training items, drawn at random, None for all.
     conditionals: "mixture" or "flow" fits a flexible q(z | x_m) of every modality at the end, which answers where that
     modality is alone; "none" leaves the encoders' own. precision: "32-true", or "bf16-mixed": matrix products in bf16,
-    states, sums and nats in float32. seed: of
-    everything random. threads: of torch, None for its own choice.
+    states, sums and nats in float32. seed: of everything random. threads: of torch, None for its own choice.
 
     Raises ValueError for numbers out of their range.
     """

@@ -8,7 +8,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmseqvae.config import ObjectiveConfig, TrainingConfig
 from mmseqvae.distributed import gathered, processes, total
@@ -156,11 +156,11 @@ class Training(lightning.LightningModule):
         return self.maximised(self.model, batch, **common, weights=self.weights, **config.options)
 
     def penalty(self) -> Tensor:
-        """l1 sum |w| + l2 / 2 sum w^2 over weight matrices, in nats; where a learnt prior's parts lie is no weight."""
+        """l1 sum |w| + l2 / 2 sum w^2 over the weight matrices of the networks, in nats."""
         l1, l2 = self.training_config.l1, self.training_config.l2
         total = torch.zeros((), device=self.device)
-        for name, weight in self.model.named_parameters() if l1 or l2 else ():
-            if weight.ndim > 1 and not name.startswith("learnt."):
+        for weight in of_networks(self.model) if l1 or l2 else ():
+            if weight.ndim > 1:
                 total = total + l1 * weight.abs().sum() + l2 / 2 * weight.square().sum()
         return total
 
@@ -208,10 +208,15 @@ class Training(lightning.LightningModule):
 def parameter_groups(model: MultimodalVAE, rate: float, prior_rate: float) -> list[dict[str, Any]]:
     """Parameters for an optimiser: those of a prior learnt with the model go `prior_rate` times as fast."""
     learnt = [] if model.learnt is None else list(model.learnt.parameters())
-    own = {id(parameter) for parameter in learnt}
-    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if id(p) not in own], "lr": rate}]
+    groups: list[dict[str, Any]] = [{"params": of_networks(model), "lr": rate}]
     return [*groups, {"params": learnt, "lr": prior_rate * rate}] if learnt else groups
 
 
 def _rows(batch: Batch) -> int:
     return len(next(iter(batch.values())).lengths)
+
+
+def of_networks(model: MultimodalVAE) -> list[nn.Parameter]:
+    """All parameters but those of a prior learnt with the model: where its parts lie is no weight."""
+    learnt = set() if model.learnt is None else {id(parameter) for parameter in model.learnt.parameters()}
+    return [parameter for parameter in model.parameters() if id(parameter) not in learnt]

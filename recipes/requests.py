@@ -214,9 +214,7 @@ def intents(trained: Trained, corpus: Corpus, split: str, seed: int) -> dict[str
     "written": one that is generated from a single draw of the posterior; "likeliest": the likeliest under the mean of
     what INTENT_DRAWS draws say; "probe": a linear probe of the posterior means.
     """
-    from sklearn.metrics import f1_score
-
-    from mmseqvae.classification import classify, label_probabilities
+    from mmseqvae.classification import classify, label_probabilities, macro_f1
     from mmseqvae.evaluation import batches, share_to_dict
     from mmseqvae.labels import Labels
     from mmseqvae.measures import kept
@@ -235,8 +233,7 @@ def intents(trained: Trained, corpus: Corpus, split: str, seed: int) -> dict[str
     _, probed, _ = classify(trained, corpus, meant, ["text"], split, seed=seed)
 
     def figures(intents: list[str]) -> dict[str, Any]:
-        macro = f1_score(wanted, intents, labels=sorted(set(wanted)), average="macro", zero_division=0)
-        return {"accuracy": share_to_dict(kept(wanted, intents)), "macro_f1": float(macro)}
+        return {"accuracy": share_to_dict(kept(wanted, intents)), "macro_f1": macro_f1(wanted, intents)}
 
     return {**{how: figures(intents) for how, intents in said.items()}, "probe": probed}
 
@@ -308,7 +305,7 @@ def summary(metrics: dict[str, Any]) -> list[str]:
         "KL to the prior": f"{vae['kl']:.2f} nats",
         "active units": f"{vae['active_units']} of {vae['dimensions']}",
         "intent, written from one draw": share(intent["written"]["accuracy"]),
-        "intent, likeliest of 50 draws": share(intent["likeliest"]["accuracy"]),
+        f"intent, likeliest of {INTENT_DRAWS} draws": share(intent["likeliest"]["accuracy"]),
         "intent, likeliest, macro-F1": f"{intent['likeliest']['macro_f1']:.3f}",
         "intent, linear probe of the latent": share(intent["probe"]["accuracy"]),
         "intent, linear probe, macro-F1": f"{intent['probe']['macro_f1']:.3f}",
