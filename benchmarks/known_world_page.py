@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +56,22 @@ def pair(record: Record) -> Any:
     return at("likelihood", f"pair, {trained_under(record)}")(record)
 
 
+def average(records: Sequence[Record]) -> Record:
+    """One record for the seeds of a run: every figure of `records` averaged, and of lists those of the first.
+
+    Errors are averaged too, not narrowed: they are of the test pairs, which all seeds share.
+    """
+
+    def merged(values: Sequence[Any]) -> Any:
+        first = values[0]
+        if isinstance(first, dict):
+            return {name: merged([value[name] for value in values]) for name in first}
+        return sum(values) / len(values) if isinstance(first, float) else first
+
+    return {**records[0], **{name: merged([record[name] for record in records]) for name in ("figures", "seconds")},
+            "seeds": [record["run"]["seed"] for record in records]}  # fmt: skip
+
+
 def all_three(*conditionals: Callable[[Record], Any]) -> Callable[[Record], Any]:
     """What a pair, audio from text and text from audio lose together."""
 
@@ -68,7 +84,9 @@ def all_three(*conditionals: Callable[[Record], Any]) -> Callable[[Record], Any]
 
 WRITTEN = at("likelihood", "audio given text, written"), at("likelihood", "text given audio, written")
 HEARD = at("text to audio", "heard"), at("audio to text", "heard")
+
 NATS = [
+    Column("all, both ways", all_three(*WRITTEN, *HEARD), joint=True),
     Column("all three, written", all_three(*WRITTEN), joint=True),
     Column("all three, heard", all_three(*HEARD), joint=True),
     Column("pair, prior of training", pair, joint=True),
@@ -97,6 +115,7 @@ SHARES = [
     Column("of z, q(z given t)", ranks("z given text"), 3, joint=True),
     Column("of z, q(z given a)", ranks("z given audio"), 3, joint=True),
     Column("CPU seconds", lambda record: record["seconds"], 0),
+    Column("seeds", lambda record: len(record["seeds"]), 0),
 ]
 
 
@@ -120,6 +139,7 @@ def page(speakers: int, truth: Mapping[str, float], records: Mapping[str, Record
             f"`{command}`",
             "",
             f"{first['date']}, {first['machine']}, one thread a run, torch {first['torch']}, seed {run['seed']},",
+            "and averages over all seeds for runs that say more of them in the last column (ranks are of the first),",
             f"{run['steps']} steps of 256 fresh pairs, {run['draws']} importance draws (for the pair at least"
             f" {least:.0f} of them effective), 500 test pairs.",
             "",
@@ -138,7 +158,8 @@ def page(speakers: int, truth: Mapping[str, float], records: Mapping[str, Record
             "KL(real, written); voices invented is KL(written, real), and voice entropy 1/2 ln of the determinants of",
             "the covariances of voices, written over real. Heard: minus log p under the truth of what was written,",
             "less the entropy; wrong words raise it, one average voice lowers it below 0. Standard errors in brackets.",
-            "All three: a pair under the prior of training, a given t, t given a together; errors as if independent.",
+            "All three: a pair under the prior of training, a given t, t given a together. Both ways: the pair,",
+            "and both conditionals as written and as heard. Errors of sums as if of independent parts.",
             "",
             "## Shares, spreads and ranks",
             "",

@@ -182,11 +182,17 @@ def test_a_finished_run_is_kept_and_the_tables_are_written(
 ) -> None:
     monkeypatch.setattr(known_world, "PAIRS", 5000)
     monkeypatch.setattr(known_world, "TEST", 60)
-    arguments: dict[str, Any] = {"only": ["ELBO", "coordinated 1"], "speakers": [1], "steps": 2, "draws": 4}
+    monkeypatch.setattr(known_world, "CLOSE", {"coordinated 1"})
+    arguments: dict[str, Any] = {"only": ["ELBO", "coordinated 1"], "speakers": [1], "seeds": [0, 1], "steps": 2}
+    arguments["draws"] = 4
     known_world.main(**arguments, results=tmp_path, side_by_side=1)
     first = capsys.readouterr().out
     lines = [json.loads(line) for line in (tmp_path / "known_world.jsonl").read_text().splitlines()]
-    assert [line["run"].get("name") for line in lines] == [None, "ELBO", "coordinated 1"]
+    assert [line["run"].get("name") for line in lines] == [None, "ELBO", "coordinated 1", "coordinated 1"]
+    assert [line["run"].get("seed") for line in lines] == [None, 0, 0, 1]
+    losses = [line["figures"]["likelihood"]["pair, standard"]["nats"] for line in lines[2:]]
+    row = next(line for line in first.splitlines() if line.startswith("| coordinated 1 |"))
+    assert f"| {sum(losses) / 2:.2f} (" in row
     assert (tmp_path / "known_world-smooth.md").read_text() == first
     assert (tmp_path / "known_world-smooth.png").stat().st_size > 10_000
     monkeypatch.setattr(known_world, "finished", lambda run: pytest.fail("a finished run was made again"))
