@@ -116,6 +116,12 @@ def test_summary_counts_missing_unused_and_unknown(folder: Path) -> None:
     assert ids.tolist() == [text.unknown_id, text.end_id]
 
 
+def test_a_table_of_which_only_sound_is_read_says_how_to_read_texts(folder: Path) -> None:
+    corpus = get(folder, edit(folder, drop=("text",)), frames=[], skip_bad=True)
+    hint = "unused columns: video, mood (nothing but sound is modelled: --tokens NAME reads a column as text)"
+    assert hint in corpus.summary()
+
+
 def test_a_trained_runs_front_ends_are_used_as_they_are(folder: Path) -> None:
     trained = get(folder).front_ends
     front_ends = {name: front_end_from_dict(front_end.to_dict()) for name, front_end in trained.items()}

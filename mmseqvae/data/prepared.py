@@ -95,7 +95,10 @@ class Corpus:
         if self.skipped:
             lines.append(f"skipped: {len(self.skipped)} bad rows")
         if self.manifest.unused:
-            lines.append(f"unused columns: {', '.join(self.manifest.unused)}")
+            line = f"unused columns: {', '.join(self.manifest.unused)}"
+            if {kind for kind in self.manifest.columns.values() if kind != "covariate"} == {"audio"}:
+                line += " (nothing but sound is modelled: --tokens NAME reads a column as text)"
+            lines.append(line)
         for name, symbols in self.unknown.items():
             shown = ", ".join(f"{symbol!r} {count}" for symbol, count in symbols.most_common(10))
             lines.append(f"{name}: {symbols.total()} unknown symbols, {len(symbols)} different ({shown})")
