@@ -275,7 +275,8 @@ def test_every_encoder_and_every_decoder_runs_once(objective) -> None:
         if modality.encoder is not None:
             modality.encoder.forward = watched(f"encode {name}", modality.encoder.forward)
         modality.decoder.log_prob = watched(f"score {name}", modality.decoder.log_prob)
-    objective(model, batch())
+    rows = ((batch()["text"].lengths > 0) & (batch()["audio"].lengths > 0)).nonzero()[:, 0]
+    objective(model, {name: x[rows] for name, x in batch().items()})
     again = [1] if objective is telbo else []
     text, audio, label = DRAWS.get(objective.__name__, [calls[f"score {name}"][0] for name in batch()])
     assert calls == {
@@ -285,6 +286,22 @@ def test_every_encoder_and_every_decoder_runs_once(objective) -> None:
         "score audio": [audio, *again],
         "score label": [label],
     }
+
+
+def test_a_row_with_one_modality_is_not_decoded_for_the_draws_that_it_drops() -> None:
+    model, full = build(), batch()
+    both = (full["text"].lengths > 0) & (full["audio"].lengths > 0)
+    calls = []
+    score = model.modalities["audio"].decoder.log_prob
+
+    def watched(z: Tensor, x: Sequence, *more: Tensor) -> Tensor:
+        calls.append((len(z), (x.lengths > 0).sum().item()))
+        return score(z, x, *more)
+
+    model.modalities["audio"].decoder.log_prob = watched
+    coordinated(model, full)
+    assert both.sum() < (full["audio"].lengths > 0).sum()
+    assert calls == [(1, (full["audio"].lengths > 0).sum().item()), (1, both.sum().item())]
 
 
 @every_objective

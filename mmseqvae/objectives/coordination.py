@@ -61,8 +61,7 @@ def coordinated(
     useful = {name: encoded.here(name) & encoded.several for name in singles}
     log_shares, laws = parts(q)
     shared = q.rsample(1)[None] if draws == 1 else laws.rsample(draws).transpose(0, 1)  # [S, K, B, D]
-    number = shared.shape[0] * shared.shape[1]
-    z = torch.cat([shared.flatten(0, 1), *(single.rsample(1) for single in singles.values())])
+    draw = {name: single.rsample() for name, single in singles.items()}
 
     def writes_tokens(name: str) -> bool:
         return isinstance(model.modality(name).decoder, TokenDecoder)
@@ -71,14 +70,14 @@ def coordinated(
         return tokens if writes_tokens(written) else own if source == written else cross
 
     joint: dict[str, Tensor] = {}
-    alone = {name: torch.zeros_like(z[0, :, 0]) for name in singles}
+    alone = {name: torch.zeros_like(shared[0, 0, :, 0]) for name in singles}
     for written in sorted(model.writable, key=lambda name: not writes_tokens(name)):
         sources = [name for name in singles if share(name, written)]
-        places = [*range(number), *(number + list(singles).index(name) for name in sources)]
-        for score in model.log_likelihood(z[places], batch, [written]).values():  # none where the batch lacks it
-            joint[written] = score[:number].unflatten(0, shared.shape[:2])
-            for place, name in enumerate(sources, start=number):
-                alone[name] = alone[name] + share(name, written) * weighted({written: score[place]}, weights)
+        scores = _scores(model, batch, written, shared, [draw[name] for name in sources], encoded.several)
+        if scores is not None:  # the batch has it
+            joint[written] = scores[0]
+            for name, score in zip(sources, scores[1], strict=True):
+                alone[name] = alone[name] + share(name, written) * weighted({written: score}, weights)
 
     others: dict[str, Tensor] = {}
     if draws == 1:
@@ -154,6 +153,29 @@ def mvtcae(
     objective = share * weighted(scores, weights) - beta * ((1 - alpha) * prior.cost + alpha * views)
     bound = sum(scores.values(), -prior.kl)
     return Terms(objective, bound, scores, prior.kl, apart, **diagnostics(model, encoded, q))
+
+
+def _scores(
+    model: MultimodalVAE, batch: Batch, written: str, shared: Tensor, singles: list[Tensor], several: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """log p(x_written | z) of joint draws `shared` [S, K, B, D] and of `singles` [B, D]: [S, K, B], [len(singles), B].
+
+    All draws go through the decoder in one call, unless rows are not `several` [B], whose single draws do not count:
+    a CPU decodes them in a call of their own, without those rows. None where the batch lacks the modality.
+    """
+    joint, number = shared.flatten(0, 1), shared.shape[0] * shared.shape[1]
+    if not singles or several.device.type != "cpu" or several.all():
+        found = model.log_likelihood(torch.cat([joint, *(z[None] for z in singles)]), batch, [written]).get(written)
+        if found is None:
+            return None
+        scores, alone = found[:number], found[number:]
+    else:
+        found = model.log_likelihood(joint, batch, [written]).get(written)
+        if found is None:
+            return None
+        here = {name: sequence.where(several) for name, sequence in batch.items()}
+        scores, alone = found, model.log_likelihood(torch.stack(singles), here, [written])[written]
+    return scores.unflatten(0, shared.shape[:2]), alone
 
 
 def _apart(
