@@ -78,11 +78,11 @@ class TokenDecoder(nn.Module):
         """Free-running draws, one a row: z [N, D] -> Sequence of N that ends in `end`."""
         limit = min(how.max_steps or self.max_steps, self.max_steps)
         step = free_running.steps(self.net, z, limit, self.embedding)
-        bias, weight = self.to_logits.bias, self.to_logits.weight.t()
+        constant, logits = self.to_logits(step.added), free_running.affine(self.to_logits.weight, len(z))
         drawn = free_running.Tokens(z, limit, self.end, how, generator)
         token = torch.full((len(z),), self.start_token, device=z.device)
         for t in range(limit - 1):
-            if drawn.draw(torch.addmm(bias, step(token), weight), t):
+            if drawn.draw(logits(step(token), constant), t):
                 break
             token = drawn.tokens[t]
         return Sequence(drawn.tokens[: int(drawn.lengths.max()) if len(z) else 0].T, drawn.lengths)
@@ -99,7 +99,7 @@ class TokenDecoder(nn.Module):
         ended = torch.zeros_like(token, dtype=torch.bool)
         tokens, known = x.filled(self.end).T.contiguous(), x.mask.T
         for t in range(x.steps):
-            logits = full(F.linear(step(token), self.to_logits.weight, self.to_logits.bias))
+            logits = full(self.to_logits(step(token) + step.added))
             goes_on = (ahead > t)[:, None] & (torch.arange(self.vocabulary, device=z.device) == self.end)
             drawn = categorical_sample(
                 torch.where(goes_on, -torch.inf, logits), how.temperature, how.top_k, how.top_p, generator
@@ -223,8 +223,8 @@ class FrameDecoder(nn.Module):
         count = -(-limit // self.reduction)
         ends = free_running.Ends(z, limit, how.end == "draw", generator)
         layers = self.from_block, self.to_frames, self.to_end
-        blocks = free_running.Blocks(self.likelihood, *layers, len(z), count, how.noise, generator)
         step = free_running.steps(self.net, z, count)
+        blocks = free_running.Blocks(self.likelihood, *layers, step.added, count, how.noise, generator)
         x = blocks.start(self.start)
         for j in range(count):
             x, output = blocks.step(step(x), j)
@@ -243,7 +243,8 @@ class FrameDecoder(nn.Module):
         step = free_running.steps(self.net, z, frames.shape[1])
         block, done = self.start.expand(len(z), -1), []
         for j in range(frames.shape[1]):
-            parameters = full(self.to_frames(step(self.from_block(block)))).unflatten(1, (self.reduction, -1))
+            hidden = step(self.from_block(block)) + step.added
+            parameters = full(self.to_frames(hidden)).unflatten(1, (self.reduction, -1))
             drawn = self.likelihood.sample(parameters, how.noise, generator)
             done.append(torch.where(known[:, j], frames[:, j], drawn.to(frames)))
             block = done[-1].flatten(1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from types import ModuleType
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,22 +28,65 @@ ASK = 16  # steps after which a GPU is asked whether all rows have ended
 SLACK = 1e-6  # of a quantile: a law that rounding left just below has passed it
 AHEAD = 32  # blocks whose noise is drawn at once,
 NUMBERS = 2**20  # unless these are more numbers than this
+FEW = 2**10  # logits from which a token is drawn in one call; more go through torch's softmax
 
-Fill = Callable[[Tensor, Tensor], Tensor]  # what the last step gave, and where its share of the gates goes
+FEW_ROWS = 16  # up to which a compiled loop is faster than a library's matrix product
+
+Fill = Callable[[Tensor, Tensor], object]  # what the last step gave, and where its share of the gates goes
+
+
+def affine(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """(x [N, K], constant [N or 1, M]) -> constant + x weight^T [N, M] for a weight [M, K] and N = `rows`."""
+    if not _few(weight, rows):
+        transposed = weight.t()
+        return lambda x, constant: torch.addmm(constant, x, transposed)
+    array, product = _array(weight), fused().product
+
+    def run(x: Tensor, constant: Tensor) -> Tensor:
+        out = x.new_empty(len(x), len(weight))
+        product(array, _array(x), _array(constant), _array(out))
+        return out
+
+    return run
+
+
+def _few(weight: Tensor, rows: int) -> bool:
+    return rows <= FEW_ROWS and weight.dtype == torch.float32 and weight.device.type == "cpu" and not _low()
+
+
+def _low() -> bool:
+    return torch.is_autocast_enabled("cpu")
+
+
+def _array(x: Tensor) -> Any:
+    return x.detach().contiguous().numpy()
+
+
+def _into(weight: Tensor, rows: int) -> Fill:
+    """(x [N, K], out [N, M]) -> None: out is x weight^T."""
+    if not _few(weight, rows):
+        transposed = weight.t()
+        return lambda x, out: torch.mm(x, transposed, out=out)
+    array, product, zero = _array(weight), fused().product, _array(weight.new_zeros(1, len(weight)))
+    return lambda x, out: product(array, _array(x), zero, out.numpy())
 
 
 class Steps:
-    """The plain version: `net.step`, with what z [N, D] says computed once."""
+    """The plain version: `net.step`, with what z [N, D] says computed once.
+
+    added: [N, H], what z adds to every output. A call leaves it out: for the layer that reads the outputs it is a
+    constant, like its bias. An output holds until the next call.
+    """
 
     def __init__(self, net: ConditionedRNN, z: Tensor, embedding: nn.Embedding | None) -> None:
         self.embedding, self.step, self.state = embedding, net.rnn.step, net.begin(z)
-        self.added, self.to_output = net.to_input(z), net.to_output(z)
+        self.to_input, self.added = net.to_input(z), net.to_output(z)
 
     def __call__(self, previous: Tensor) -> Tensor:
-        """The net's inputs [N, E], or tokens [N] where there is an embedding -> hidden [N, H]."""
+        """The net's inputs [N, E], or tokens [N] where there is an embedding -> hidden [N, H], less `added`."""
         x = previous if self.embedding is None else self.embedding(previous)
-        output, self.state = self.step(x + self.added, self.state)
-        return output + self.to_output
+        output, self.state = self.step(x + self.to_input, self.state)
+        return output
 
 
 class PreparedSteps:
@@ -52,22 +95,22 @@ class PreparedSteps:
     def __init__(self, net: ConditionedRNN, z: Tensor, embedding: nn.Embedding | None, rows: int) -> None:
         layers, added = [cast(nn.RNNBase, rnn) for rnn in net.rnn.forwards], net.to_input(z)
         weight = layers[0].all_weights[0][0]
-        self.project = _inputs(weight.t()) if embedding is None else _tokens(embedding.weight, weight.t(), rows)
+        self.project = _into(weight, len(z)) if embedding is None else _tokens(embedding.weight, weight, rows, len(z))
         above = z.new_zeros(1, net.rnn.hidden)
         self.layers = [
             _Layer(rnn, state, above if layer else added)
             for layer, (rnn, (state,)) in enumerate(zip(layers, net.begin(z), strict=True))
         ]
-        self.to_output = net.to_output(z)
+        self.added = net.to_output(z)
 
     def __call__(self, previous: Tensor) -> Tensor:
         first, *others = self.layers
         self.project(previous, first.projected)
         output = first()
         for layer in others:
-            torch.mm(output, layer.from_input, out=layer.projected)
+            layer.project(output, layer.projected)
             output = layer()
-        return output + self.to_output
+        return output
 
 
 class _Layer:
@@ -78,7 +121,7 @@ class _Layer:
         cell = cell_of(rnn.mode, w_hh.dtype)
         rows, hidden = state.shape
         bias, state_bias = cell.biases(b_ih, b_hh)
-        self.from_input, self.from_state = w_ih.t(), w_hh.t()
+        self.project, self.multiply = _into(w_ih, rows), _into(w_hh, rows)
         self.projected, self.mixed, gates = (state.new_empty(rows, len(w_hh)) for _ in range(3))
         self.before, self.after = state.contiguous(), torch.empty_like(state, memory_format=torch.contiguous_format)
         more = state.new_empty(rows, cell.more * hidden)
@@ -88,30 +131,25 @@ class _Layer:
         self.states = array(self.before), array(self.after)
 
     def __call__(self) -> Tensor:
-        torch.mm(self.before, self.from_state, out=self.mixed)
+        self.multiply(self.before, self.mixed)
         before, after = self.states
         self.forward(self.inputs, 1, *self.constant, before, 0, after, 0, *self.kept, 0, self.rows)
         self.before, self.after, self.states = self.after, self.before, (after, before)
         return self.before
 
 
-def _tokens(table: Tensor, weight: Tensor, rows: int) -> Fill:
-    """W embedding(token), of all embeddings in the table at once where they are fewer than the rows."""
-    if len(table) > rows:
-        return lambda token, out: torch.mm(table.index_select(0, token), weight, out=out)
-    folded = table @ weight
+def _tokens(table: Tensor, weight: Tensor, all_rows: int, rows: int) -> Fill:
+    """W embedding(token), of all embeddings in the table at once where they are fewer than the rows of all steps."""
+    if len(table) > all_rows:
+        into = _into(weight, rows)
+        return lambda token, out: into(table.index_select(0, token), out)
+    folded = table @ weight.t()
     return lambda token, out: torch.index_select(folded, 0, token, out=out)
 
 
-def _inputs(weight: Tensor) -> Fill:
-    return lambda x, out: torch.mm(x, weight, out=out)
-
-
-def steps(
-    net: ConditionedRNN, z: Tensor, limit: int, embedding: nn.Embedding | None = None
-) -> Callable[[Tensor], Tensor]:
+def steps(net: ConditionedRNN, z: Tensor, limit: int, embedding: nn.Embedding | None = None) -> Steps | PreparedSteps:
     """`Steps` of z [N, D], at most `limit` of them, prepared where that pays."""
-    if net.rnn.kind == "lstm" or z.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+    if net.rnn.kind == "lstm" or z.device.type != "cpu" or _low():
         return Steps(net, z, embedding)
     return PreparedSteps(net, z, embedding, limit * len(z))
 
@@ -130,22 +168,32 @@ class Tokens:
         self.lengths = torch.full((len(like),), limit, device=like.device)
         shape = (limit if how.temperature else 0, len(like), 1)
         self.uniforms = torch.rand(shape, generator=generator, device=like.device, dtype=torch.float64)
+        self.plain = bool(how.temperature) and how.top_k is None and how.top_p is None
+        self.arrays = [x.numpy() for x in (self.tokens, self.uniforms[..., 0], self.lengths) if self.fast]
 
     def draw(self, logits: Tensor, t: int) -> bool:
         """Fill tokens[t] from logits [N, V]; whether all rows have ended (a GPU is asked now and then)."""
+        if self.fast:
+            return self._draw_fast(logits, t)
         token = self.tokens[t]
         if not self.how.temperature:
             torch.argmax(logits, -1, out=token)
         else:
             law = categorical_law(logits, self.how.temperature, self.how.top_k, self.how.top_p)
-            if self.fast:
-                fused().pick(law.numpy(), self.uniforms[t].numpy()[:, 0], token.numpy())
-            else:
-                token.copy_(invert(law, self.uniforms[t]))
-        if self.fast:
-            return fused().note_ends(token.numpy(), self.end, t, self.limit, self.lengths.numpy()) == 0
+            token.copy_(invert(law, self.uniforms[t]))
         self.lengths[(self.lengths == self.limit) & (token == self.end)] = t + 1
         return _ask(t) and bool((self.lengths < self.limit).all())
+
+    def _draw_fast(self, logits: Tensor, t: int) -> bool:
+        tokens, uniforms, lengths = self.arrays
+        if not self.how.temperature:
+            torch.argmax(logits, -1, out=self.tokens[t])
+        elif self.plain and logits.numel() <= FEW:
+            fused().pick_of_logits(full(logits).numpy(), 1 / self.how.temperature, uniforms[t], tokens[t])
+        else:
+            law = categorical_law(logits, self.how.temperature, self.how.top_k, self.how.top_p)
+            fused().pick(law.numpy(), uniforms[t], tokens[t])
+        return fused().note_ends(tokens[t], self.end, t, self.limit, lengths) == 0
 
 
 class Blocks:
@@ -153,28 +201,31 @@ class Blocks:
 
     Only A block + a (`from_block`) reaches the next step. Where a draw is W h + w + deviation, that is (A W) h + (A w +
     A deviation + a): one small matrix, with deviations drawn and projected ahead. Then the frames themselves are
-    written in one product after the loop, if A W is the smaller work in it. count: blocks at most.
+    written in one product after the loop, if A W is the smaller work in it. added: [N, H], what the steps leave out of
+    their outputs; count: blocks at most.
     """
 
     def __init__(
-        self, likelihood: FrameLikelihood, from_block: nn.Linear, to_frames: nn.Linear, to_end: nn.Linear, rows: int,
-        count: int, noise: float, generator: torch.Generator | None = None,
+        self, likelihood: FrameLikelihood, from_block: nn.Linear, to_frames: nn.Linear, to_end: nn.Linear,
+        added: Tensor, count: int, noise: float, generator: torch.Generator | None = None,
     ) -> None:  # fmt: skip
-        self.likelihood, self.from_block, self.to_frames = likelihood, from_block, to_frames
-        self.reduction, self.rows, self.noise, self.generator = to_end.out_features - 1, rows, noise, generator
+        self.likelihood, self.from_block, self.to_frames, self.added = likelihood, from_block, to_frames, added
+        self.reduction, self.rows, self.noise, self.generator = to_end.out_features - 1, len(added), noise, generator
         self.kept: list[Tensor] = []  # blocks, or the hidden states that they are written from
-        self.ahead = max(1, min(AHEAD, count, NUMBERS // max(1, rows * from_block.in_features)))
+        self.ahead = max(1, min(AHEAD, count, NUMBERS // max(1, self.rows * from_block.in_features)))
         self.deviations: list[Tensor] = []  # [ahead, N, r C] each
         deviations = self._draw()
         block, width, hidden = from_block.in_features, from_block.out_features, to_end.in_features
-        self.late = deviations is not None and width * hidden < block * (width + hidden)
+        few = _few(to_frames.weight, self.rows)
+        self.late = deviations is not None and not few and width * hidden < block * (width + hidden)
         weight: Tensor = to_frames.weight
         bias: Tensor = to_frames.bias
         if self.late:
             weight, bias = from_block.weight @ weight, from_block(bias)
         self.size = len(weight)
-        self.weight, self.bias = torch.cat([weight, to_end.weight]).t(), torch.cat([bias, to_end.bias])
-        self.shift, self.to_inputs = self._shift(deviations), from_block.weight.t()
+        weight, bias = torch.cat([weight, to_end.weight]), torch.cat([bias, to_end.bias])
+        self.bias, self.write = F.linear(added, weight, bias), affine(weight, self.rows)
+        self.shift, self.to_inputs = self._shift(deviations), affine(from_block.weight, self.rows)
 
     def _draw(self) -> Tensor | None:
         """Deviations of the next blocks, [ahead, N, r C]."""
@@ -196,25 +247,26 @@ class Blocks:
         return self.from_block(block).expand(self.rows, -1)
 
     def step(self, hidden: Tensor, j: int) -> tuple[Tensor, Tensor]:
-        """Step j: hidden [N, H] -> the net's next inputs [N, E], and [N, ... + r + 1] that ends in the ends' logits."""
+        """Step j: outputs [N, H] without `added` -> the net's next inputs [N, E], and [N, ... + r + 1], ends last."""
         if j and j % self.ahead == 0:
             self.shift = self._shift(self._draw())
-        output = torch.addmm(self.shift[j % self.ahead], hidden, self.weight)
+        output = self.write(hidden, self.shift[j % self.ahead])
         block = output[:, : self.size]
         if self.late:
-            self.kept.append(hidden)
+            self.kept.append(hidden.clone())
             return block, output
         if self.shift[0] is self.bias:
             parameters = block.unflatten(1, (self.reduction, -1))
             block = self.likelihood.sample(parameters, self.noise, self.generator).flatten(1)
         self.kept.append(block)
-        return torch.addmm(self.from_block.bias, block, self.to_inputs), output
+        return self.to_inputs(block, self.from_block.bias[None]), output
 
     def frames(self) -> Tensor:
         """All that were drawn, [N, T, C]."""
         blocks = torch.stack(self.kept, 1)
         if self.late:
-            blocks = self.to_frames(blocks) + torch.cat(self.deviations)[: len(self.kept)].transpose(0, 1)
+            deviations = torch.cat(self.deviations)[: len(self.kept)].transpose(0, 1)
+            blocks = self.to_frames(blocks + self.added[:, None]) + deviations
         return rearrange(blocks, "n j (r c) -> n (j r) c", r=self.reduction)
 
 

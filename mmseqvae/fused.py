@@ -24,7 +24,7 @@ COMPILED: Final[Any] = {"fastmath": {"contract", "nsz", "arcp"}, "error_model": 
 # u / (1 + s / (3 + s / (5 + ...))), which is exact in float32 up to 9 / 4.
 A1, A2, A3 = (np.float32(c / 135135) for c in (17325, 378, 1))
 B1, B2, B3 = (np.float32(c / 135135) for c in (62370, 3150, 28))
-QUARTER, HALF, ONE, TWO = np.float32(0.25), np.float32(0.5), np.float32(1), np.float32(2)
+ZERO, QUARTER, HALF, ONE, TWO = (np.float32(c) for c in (0, 0.25, 0.5, 1, 2))
 LAST = np.float32(9)  # from here on tanh is 1 in float32
 
 
@@ -152,6 +152,20 @@ def _gru_backward(
                 sums[j] += change[j]
 
 
+@partial(compiled, reassociate=True)
+def product(weight: Array, x: Array, constant: Array, out: Array) -> None:
+    """out [N, M] = constant + x weight^T for few rows: weight [M, K], x [N, K], constant [N or 1, M].
+
+    A library's product is made for many rows: of one it reads the weights at half the speed of this loop, or less.
+    """
+    for i in range(weight.shape[0]):
+        for n in range(x.shape[0]):
+            total = ZERO
+            for j in range(weight.shape[1]):
+                total += weight[i, j] * x[n, j]
+            out[n, i] = total + constant[n if constant.shape[0] > 1 else 0, i]
+
+
 # Drawing, for numbers of any width; the plain versions are `gaussian.invert` and in `free_running.py`.
 
 BLOCK: Final = 64  # numbers that are added up at once
@@ -183,6 +197,18 @@ def pick(probabilities: Array, uniforms: Array, found: Array) -> None:
         while p[j] <= 0 and j > 0:  # where sums in another order fell short by a rounding
             j -= 1
         found[i] = j
+
+
+@compiled
+def pick_of_logits(logits: Array, sharpness: float, uniforms: Array, found: Array) -> None:
+    """`pick` from softmax(sharpness * logits), logits [N, V]: one pass where torch's softmax costs more to call."""
+    n = logits.shape[1]
+    odds = np.empty((1, n))
+    for i in range(logits.shape[0]):
+        top = logits[i].max()
+        for k in range(n):
+            odds[0, k] = np.exp(sharpness * (logits[i, k] - top))
+        pick(odds, uniforms[i : i + 1], found[i : i + 1])
 
 
 @compiled

@@ -49,7 +49,7 @@ def go_on(decoder: FrameDecoder) -> None:
 @prepared_kinds
 @every_type
 @pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("rows", [1, 4])  # 9 steps of one row are fewer than the tokens, those of four more
+@pytest.mark.parametrize("rows", [1, 4, 20])  # 9 steps of one row are fewer than the tokens; 20 are no few rows
 def test_prepared_steps_are_the_plain_ones(kind: str, dtype: torch.dtype, layers: int, rows: int) -> None:
     decoder, z = token_decoder(kind=kind, layers=layers, dtype=dtype), torch.randn(rows, D, dtype=dtype)
     frames = frame_decoder(2, kind=kind, layers=layers, dtype=dtype)
@@ -62,6 +62,7 @@ def test_prepared_steps_are_the_plain_ones(kind: str, dtype: torch.dtype, layers
             token, x = torch.randint(32, (rows,)), torch.randn(rows, 6, dtype=dtype)
             torch.testing.assert_close(prepared(token), plain(token), atol=2e-6, rtol=1e-5)
             torch.testing.assert_close(others(x), plain_others(x), atol=2e-6, rtol=1e-5)
+        assert torch.equal(prepared.added, plain.added)
 
 
 def test_lstms_and_autocast_take_plain_steps() -> None:
@@ -79,7 +80,14 @@ def test_lstms_and_autocast_take_plain_steps() -> None:
 
 @pytest.mark.parametrize("vocabulary", [1, 7, 63, 64, 65, 300])
 @pytest.mark.parametrize(
-    "how", [TokenSampling(), TokenSampling(1.0), TokenSampling(0.7, top_k=3), TokenSampling(1.0, top_p=0.6)]
+    "how",
+    [
+        TokenSampling(),
+        TokenSampling(1.0),
+        TokenSampling(0.7),
+        TokenSampling(0.7, top_k=3),
+        TokenSampling(1.0, top_p=0.6),
+    ],
 )
 def test_compiled_draws_are_the_plain_ones(vocabulary: int, how: TokenSampling) -> None:
     like, end = torch.zeros(40, 1), vocabulary // 2
@@ -130,7 +138,8 @@ def test_frames_are_what_the_net_says_of_them_plus_their_deviations(r: int, like
     count = 80 // r
     ahead = min(AHEAD, count)
     with torch.no_grad():
-        assert Blocks(*parts, 3, count, 0.7).late == (r == 4 and likelihood.deviations((1, 4), z) is not None)
+        late = Blocks(*parts, z.new_zeros(3, H), count, 0.7).late
+        assert late == (r == 4 and likelihood.deviations((1, 4), z) is not None)
         drawn = decoder.sample(z, FrameSampling(noise=0.7, max_steps=80), seeded())
         parameters = decoder.to_frames(decoder.hidden(z, drawn)).unflatten(2, (r, -1)).flatten(1, 2)
         generator = seeded()
@@ -149,7 +158,7 @@ def test_much_noise_is_drawn_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = frame_decoder(4)
     parts = decoder.likelihood, decoder.from_block, decoder.to_frames, decoder.to_end
     monkeypatch.setattr(free_running, "NUMBERS", 3 * 5 * 16)
-    assert [Blocks(*parts, rows, 9, 0.5).ahead for rows in (0, 1, 3, 5, 999)] == [9, 9, 5, 3, 1]
+    assert [Blocks(*parts, torch.zeros(rows, H), 9, 0.5).ahead for rows in (0, 1, 3, 5, 999)] == [9, 9, 5, 3, 1]
     z = torch.randn(5, D)
     go_on(decoder)
     drawn = decoder.sample(z, FrameSampling(noise=1.0, max_steps=36), seeded())
