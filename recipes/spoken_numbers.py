@@ -11,14 +11,14 @@ vector a phrase must compose: "three hundred and forty-two" from other hundreds 
 covariate, so that generated and recorded speech can be compared number by number and voice by voice.
 
 Measured in English on the 50 numbers in six voices that `--holdout` keeps back (`python -m recipes.spoken_numbers
---holdout`, seed 0, 2026-11-26, 16 minutes of training on a busy core): recordings are written down without an error (CER
-0.000). Of typed numbers, spoken without frame noise, the transcriber hears .940 right, and .980 of reference speech that
-went through the same log-mel and Griffin-Lim (.959 of it), pocketsphinx with any number words in a row .583 and .600
-(.972), with the grammar of numbers .863 and .860 (1.004); with frame noise 0.5 .930, .533 and .867. Numbers of training
-are said no better (.903, .517 and .820). The settings were chosen on these numbers; the 100 of test have not been
-measured with them. There (20 epochs, the default coordination of 0.1, frame noise 0.5) the ratios were .856, .683 and
-.890, and 40 epochs were worse: z then holds a voice of its own, which disagrees with the covariate. Mandarin and German
-have not been measured.
+--holdout`, seed 0, 2026-11-26, 16 minutes of training on a busy core): recordings are written down without an error
+(CER 0.000). Of typed numbers, spoken without frame noise, the transcriber hears .940 right, and .980 of reference
+speech that went through the same log-mel and Griffin-Lim (.959 of it), pocketsphinx with any number words in a row
+.583 and .600 (.972), with the grammar of numbers .863 and .860 (1.004); with frame noise 0.5 .930, .533 and .867.
+Numbers of training are said no better (.903, .517 and .820). The settings were chosen on these numbers; the 100 of
+test have not been measured with them. There (20 epochs, the default coordination of 0.1, frame noise 0.5) the ratios
+were .856, .683 and .890, and 40 epochs were worse: probably z then holds a voice that disagrees with the
+covariate. Mandarin and German have not been measured.
 """
 
 from __future__ import annotations
