@@ -95,7 +95,8 @@ class PreparedSteps:
     def __init__(self, net: ConditionedRNN, z: Tensor, embedding: nn.Embedding | None, rows: int) -> None:
         layers, added = [cast(nn.RNNBase, rnn) for rnn in net.rnn.forwards], net.to_input(z)
         weight = layers[0].all_weights[0][0]
-        self.project = _into(weight, len(z)) if embedding is None else _tokens(embedding.weight, weight, rows, len(z))
+        first = _into(weight, len(z)) if embedding is None else _tokens(embedding.weight, weight, rows, len(z))
+        self.projects = [first, *(_into(rnn.all_weights[0][0], len(z)) for rnn in layers[1:])]
         above = z.new_zeros(1, net.rnn.hidden)
         self.layers = [
             _Layer(rnn, state, above if layer else added)
@@ -104,13 +105,10 @@ class PreparedSteps:
         self.added = net.to_output(z)
 
     def __call__(self, previous: Tensor) -> Tensor:
-        first, *others = self.layers
-        self.project(previous, first.projected)
-        output = first()
-        for layer in others:
-            layer.project(output, layer.projected)
-            output = layer()
-        return output
+        for project, layer in zip(self.projects, self.layers, strict=True):
+            project(previous, layer.projected)
+            previous = layer()
+        return previous
 
 
 class _Layer:
@@ -121,7 +119,7 @@ class _Layer:
         cell = cell_of(rnn.mode, w_hh.dtype)
         rows, hidden = state.shape
         bias, state_bias = cell.biases(b_ih, b_hh)
-        self.project, self.multiply = _into(w_ih, rows), _into(w_hh, rows)
+        self.multiply = _into(w_hh, rows)
         self.projected, self.mixed, gates = (state.new_empty(rows, len(w_hh)) for _ in range(3))
         self.before, self.after = state.contiguous(), torch.empty_like(state, memory_format=torch.contiguous_format)
         more = state.new_empty(rows, cell.more * hidden)

@@ -313,7 +313,7 @@ def summary(metrics: dict[str, Any]) -> list[str]:
     return [
         f"measured on {numbers['held_out']} numbers of {metrics['run']['split']} "
         f"({numbers['trained']} others trained on, {numbers['in_both']} in both), shares with 95 % intervals:"
-    ] + [f"  {name:<44}{found}" for name, found in rows.items()]
+    ] + [f"  {name:<54}{found}" for name, found in rows.items()]
 
 
 if __name__ == "__main__":

@@ -164,17 +164,15 @@ def _scores(
     a CPU decodes them in a call of their own, without those rows. None where the batch lacks the modality.
     """
     joint, number = shared.flatten(0, 1), shared.shape[0] * shared.shape[1]
-    if not singles or several.device.type != "cpu" or several.all():
-        found = model.log_likelihood(torch.cat([joint, *(z[None] for z in singles)]), batch, [written]).get(written)
-        if found is None:
-            return None
-        scores, alone = found[:number], found[number:]
-    else:
-        found = model.log_likelihood(joint, batch, [written]).get(written)
-        if found is None:
-            return None
+    together = several.device.type != "cpu" or bool(several.all())
+    first = torch.cat([joint, *(z[None] for z in singles)]) if together else joint
+    found = model.log_likelihood(first, batch, [written]).get(written)
+    if found is None:
+        return None
+    scores, alone = found[:number], found[number:]
+    if singles and not together:
         here = {name: sequence.where(several) for name, sequence in batch.items()}
-        scores, alone = found, model.log_likelihood(torch.stack(singles), here, [written])[written]
+        alone = model.log_likelihood(torch.stack(singles), here, [written])[written]
     return scores.unflatten(0, shared.shape[:2]), alone
 
 
