@@ -254,6 +254,11 @@ class Completed(Prior):
     def __str__(self) -> str:
         return str(self.first) if self.known.all() else f"{self.first}, completed by the {self.then}"
 
+    def log_prob(self, z: Tensor) -> Tensor:
+        if not self.known.all():
+            raise ValueError(f"{self} has no log-density: what is completed depends on what is known")
+        return self.first.log_prob(z)
+
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         z = self.first.sample(n, generator)
         return z if self.known.all() else self.then.complete(z, self.known.expand(n, -1), generator)

@@ -49,8 +49,8 @@ class _Listening:
     """Log-mels as the model writes them, and again once they were a waveform."""
 
     front_end: LogMel
-    bar: tqdm
-    waves: bool
+    bar: tqdm | None = None
+    waves: bool = False
 
     def versions(self, frames: Sequence) -> Iterator[tuple[str, Sequence]]:
         mels = destandardised(self.front_end, frames)
@@ -126,7 +126,9 @@ def cross_generation(
             "audio_to_text": written(trained, dataset, text, audio, seed),
             "audio_to_audio": _repeated(trained, real, audio, judge_digit, judge_speaker, listening, seed),
             "joint": {
-                name: _pairs(trained, prior, joint, words, audio, text, judge_digit, listening, seed)
+                name: matching_pairs(
+                    trained, prior, joint, words, judge_digit, audio=audio, text=text, listening=listening, seed=seed
+                )
                 for name, prior in priors.items()
             },
         }
@@ -191,24 +193,31 @@ def _priors(trained: Trained, train: SequenceDataset, seed: int) -> dict[str, Pr
     return priors | {"small": fit_mixture(z, SMALL, seed)}
 
 
-def _pairs(
+def matching_pairs(
     trained: Trained,
     prior: Prior,
     n: int,
     words: list[str],
-    audio: str,
-    text: str,
-    digit: Judge,
-    listening: _Listening,
-    seed: int,
+    judge_digit: Judge,
+    *,
+    audio: str = "audio",
+    text: str = "text",
+    listening: _Listening | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Matching pairs from one prior: does the judge hear the word that was written?"""
+    """Does the judge hear the word that was written, in `n` pairs of one prior? Text is greedy, frames have noise 0.5.
+
+    listening: how the log-mels are heard, by default as they are, without waveforms.
+    """
+    front_end = trained.front_ends[audio]
+    assert isinstance(front_end, LogMel)
+    listening = listening or _Listening(front_end)
     how = {audio: FrameSampling(noise=NOISE)}
     made = trained.model.sample(n, [text, audio], prior, how, trained.model.generator(seed))
     texts = [str(trained.front_ends[text].decode(item)) for item in made[text].items()]
     whole = [written for written in texts if written in words]
     coherence: dict[str, Share] = {
-        version: joint_coherence(texts, digit(mels), words) for version, mels in listening.versions(made[audio])
+        version: joint_coherence(texts, judge_digit(mels), words) for version, mels in listening.versions(made[audio])
     }
     return {
         "prior": str(prior),

@@ -315,8 +315,9 @@ class TrainingConfig:
     patience: epochs without improvement of `monitor` before stopping, the weights being then those of the best epoch;
     None to never stop early and keep the last ones. monitor: "valid/elbo" or another logged quantity that should rise.
     checkpoint_steps: steps between checkpoints within an epoch, None for one at its end only; from either a training
-    goes on as if nothing had been. components: most of the mixture fitted to training posteriors at the end, how many
-    being chosen by a tenth of them; fitted_items: of at most so many training items, drawn at random, None for all.
+    goes on as if nothing had been. fitted_prior: the "mixture" fitted to training posteriors at the end, or a "flow"
+    that starts from it, takes longer and fits better; components: of it at most, how many being chosen by a tenth of
+    the items; fitted_items: to at most so many training items, drawn at random, None for all.
     conditionals: "mixture" or "flow" fits a flexible q(z | x_m) of every modality at the end, which answers where that
     modality is alone; "none" leaves the encoders' own. precision: "32-true", or "bf16-mixed": matrix products in bf16,
     states, sums and nats in float32. seed: of everything random. threads: of torch, None for its own choice.
@@ -342,6 +343,7 @@ class TrainingConfig:
     patience: int | None = None
     monitor: str = "valid/elbo"
     checkpoint_steps: int | None = None
+    fitted_prior: str = "mixture"
     components: int = 50
     fitted_items: int | None = 100_000
     conditionals: str = "mixture"

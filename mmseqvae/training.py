@@ -25,7 +25,7 @@ from mmseqvae.distributed import by_first, cluster, joined, processes, wait
 from mmseqvae.files import replacing, write_json
 from mmseqvae.fusion import Encoded
 from mmseqvae.labels import Category, Labels
-from mmseqvae.model import MultimodalVAE
+from mmseqvae.model import FITTED, MultimodalVAE
 from mmseqvae.objectives import chosen, weights_by_dimension
 from mmseqvae.pretrained import Trained, build, check_names, encoded, load, start_prior
 from mmseqvae.priors import Mixture
@@ -131,6 +131,7 @@ def check_settings(model: ModelConfig, objective: ObjectiveConfig, training: Tra
     for name, value, known in (
         ("beta_schedule", objective.beta_schedule, BETA_SCHEDULES),
         ("precision", training.precision, PRECISIONS),
+        ("fitted_prior", training.fitted_prior, tuple(FITTED)),
         ("conditionals", training.conditionals, ("none", *KINDS)),
     ):
         if value not in known:
@@ -178,18 +179,22 @@ def finish(trained: Trained, dataset: SequenceDataset, training: TrainingConfig,
 
 
 def fit_prior(model: MultimodalVAE, draws: torch.Tensor, training: TrainingConfig, progress: bool = False) -> None:
-    """Fit the mixture of at most `training.components` to draws [S, N, D] of all items.
+    """Fit what `training.fitted_prior` names, of at most `training.components` parts, to draws [S, N, D] of all items.
 
-    How many is chosen by the log-density of a tenth of them, drawn at random; with fewer than 2 LEAST items no
-    tenth is large enough to choose by, and there are as many as `fit_mixture` allows.
+    How many parts, and when a flow is good enough, is chosen by the log-density of a tenth of them, drawn at random; a
+    mixture is then fitted to all. With fewer than 2 LEAST items no tenth is large enough to choose by: it is then a
+    mixture, of as many parts as `fit_mixture` allows.
     """
     size, items = training.components, np.random.default_rng(training.seed).permutation(draws.shape[1])
     held, others = np.split(items, [len(items) // 10])
     if draws.shape[1] >= 2 * LEAST:
-        fitted = model.fit_prior(draws[:, others], size, training.seed, progress, draws[:, held])
-        assert isinstance(fitted, Mixture)
+        fitted = model.fit_prior(draws[:, others], size, training.seed, progress, draws[:, held], training.fitted_prior)
+        if not isinstance(fitted, Mixture):
+            return
         if len(fitted.means) < min(size, len(others) // 10):  # else all are wanted that may be had
             size = len(fitted.means)
+    elif training.fitted_prior != "mixture":
+        logger.info("a mixture instead of a %s is the prior: only %d items", training.fitted_prior, draws.shape[1])
     model.fit_prior(draws, size, training.seed, progress)
 
 

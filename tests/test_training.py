@@ -20,6 +20,7 @@ from mmseqvae import steps
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data import Corpus, SequenceDataset, make_loader, prepare
 from mmseqvae.data.batches import Column
+from mmseqvae.flows import Flow
 from mmseqvae.gaussian import Gaussian
 from mmseqvae.objectives import OBJECTIVES, Terms, elbo
 from mmseqvae.pretrained import Trained, build, encoded, load, posteriors
@@ -492,6 +493,7 @@ def test_posteriors_come_in_the_order_of_the_data(corpus: Corpus, tmp_path: Path
         (ObjectiveConfig(options={"aplha": 0.5}), {}, "has no option 'aplha'"),
         (ObjectiveConfig(beta_schedule="square"), {}, "beta_schedule must be one of"),
         (ObjectiveConfig(), {"conditionals": "spline"}, "conditionals must be one of none, mixture, flow"),
+        (ObjectiveConfig(), {"fitted_prior": "spline"}, "fitted_prior must be one of mixture, flow"),
         (ObjectiveConfig(target_kl=0.0), {}, "target_kl"),
         (ObjectiveConfig(free_bits=0.1), {}, "free_bits counts nats a dimension"),
         (ObjectiveConfig(name="cvae", options={"given": "sound"}), {}, r"given names \['sound'\]"),
@@ -580,6 +582,27 @@ def test_priors_are_fitted_to_so_many_items_at_most(corpus: Corpus, tmp_path: Pa
     assert isinstance(expected.fitted, Mixture)
     torch.testing.assert_close(some.model.fitted.means, expected.fitted.means)
     assert not torch.allclose(some.model.fitted.means, all_of_them.model.fitted.means)
+
+
+def test_the_fitted_prior_may_be_a_flow(corpus: Corpus, tmp_path: Path) -> None:
+    """It is told by the tenth that it was stopped by, is kept with the model, and few items get a mixture."""
+    trained = run(corpus, tmp_path, epochs=1, fitted_prior="flow")
+    flow = trained.model.fitted
+    assert isinstance(flow, Flow)
+    again = load(tmp_path).model.fitted
+    assert isinstance(again, Flow)
+    z = torch.randn(5, trained.model.latent)
+    torch.testing.assert_close(again.log_prob(z), flow.log_prob(z))
+    draws = torch.randn(2, 39, trained.model.latent).exp()  # skewed, which a flow follows
+    fit_prior(trained.model, draws, TrainingConfig(fitted_prior="flow"))
+    assert isinstance(trained.model.fitted, Mixture)
+    draws = torch.randn(2, 400, trained.model.latent).exp()
+    nats = {}
+    for kind in ("mixture", "flow"):
+        fit_prior(trained.model, draws, TrainingConfig(fitted_prior=kind, components=1))
+        assert trained.model.fitted is not None
+        nats[kind] = float(trained.model.fitted.log_prob(draws).mean())
+    assert nats["flow"] > nats["mixture"]
 
 
 def test_components_of_the_fitted_prior_are_chosen_by_items_held_out(corpus: Corpus, tmp_path: Path) -> None:
