@@ -120,6 +120,18 @@ def test_both_gradients_have_the_known_mean(gradient: str, monkeypatch) -> None:
     assert found[1].item() == pytest.approx(-0.151895685615089, abs=1e-6)
 
 
+@pytest.mark.parametrize("beta", [0.1, 0.5, 2.0])
+def test_both_gradients_have_one_mean_whatever_beta(beta: float, monkeypatch) -> None:
+    """Where beta is not 1 the score that is rewritten weighs beta times as much."""
+    found = []
+    for gradient in ("dreg", "iwae"):
+        weights = two_draws(monkeypatch, 100)
+        model, encoder = free_model(0.5, 0.5)
+        terms = importance(model, conjugate_batch(len(weights)), draws=2, gradient=gradient, beta=beta)
+        found.append(torch.stack(torch.autograd.grad((weights * terms.objective).sum(), [*encoder.parameters()])))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
 def test_at_the_posterior_the_doubly_reparameterised_gradient_is_zero_draw_by_draw() -> None:
     for gradient in ("dreg", "iwae"):
         model, encoder = free_model(2 / 3, 1 / 3)

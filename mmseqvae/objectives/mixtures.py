@@ -121,7 +121,7 @@ def several_draws(
     log_shares, _ = parts(q)
     log_p, log_q = model.training_prior.log_prob(z), (q.detach() if gradient == "dreg" else q).log_prob(z)
     log_weights = weighted(scores, weights) + beta * (log_p - log_q)
-    bound = combine(log_weights, log_shares, tight, z if gradient == "dreg" else None)
+    bound = combine(log_weights, log_shares, tight, z if gradient == "dreg" else None, beta)
     gaussian = isinstance(q, Gaussian)
     kl = rate(q, model.training_prior, z).kl if gaussian else over_parts(log_q - log_p, log_shares.exp())
     return bound, kl, {"effective_draws": effective_draws((log_shares[:, None] + log_weights).flatten(0, 1).detach())}
@@ -145,14 +145,17 @@ def over_parts(values: Tensor, shares: Tensor) -> Tensor:
     return (shares * values.mean(1)).sum(0)
 
 
-def combine(log_weights: Tensor, log_shares: Tensor, tight: bool, doubly: Tensor | None = None) -> Tensor:
+def combine(
+    log_weights: Tensor, log_shares: Tensor, tight: bool, doubly: Tensor | None = None, beta: float = 1.0
+) -> Tensor:
     """The bound of `importance` from log_weights [S, K, B] and log_shares [S, B] -> [B].
 
     doubly: the draws z [S, K, B, D], if the gradient through them is to be the doubly reparameterised one,
 
-        sum_k W_k^2 d log w_k / d z_k,   W_k normalised (Tucker et al. 2019, eq. 7)
+        sum_k W_k [1 - beta + beta W_k] d log w_k / d z_k,   W_k normalised
 
-    which needs log q with its parameters detached. What does not pass through z (decoders, prior) keeps the bound's
+    which needs log q with its parameters detached. With beta 1 it is Tucker et al. 2019, eq. 7; ln w has beta ln q, so
+    of the score that they rewrite, their eq. 6, there is beta times as much. What does not pass through z (decoders, prior) keeps the bound's
     own gradient, sum_k W_k d log w_k.
     """
     draws = log_weights.shape[1]
@@ -168,6 +171,6 @@ def combine(log_weights: Tensor, log_shares: Tensor, tight: bool, doubly: Tensor
     if doubly is None:
         return bound
     if doubly.requires_grad:
-        doubly.register_hook(lambda gradient: normalised[..., None] * gradient)
+        doubly.register_hook(lambda gradient: (1 - beta + beta * normalised)[..., None] * gradient)
     surrogate = (shared * log_weights).flatten(0, 1).sum(0)
     return bound.detach() + surrogate - surrogate.detach()

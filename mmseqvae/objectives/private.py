@@ -100,7 +100,7 @@ def mmvae_plus(
     log_q = everyone.log_prob(z[..., model.shared]) + own[:, None, :, private].log_prob(z[..., private])
     log_p = model.training_prior.log_prob(z)
     log_weights = weighted(scores, weights) + beta * (log_p - log_q)
-    objective = combine(log_weights, log_shares, tight, z if gradient == "dreg" else None)
+    objective = combine(log_weights, log_shares, tight, z if gradient == "dreg" else None, beta)
     shares = log_shares.exp()
     reconstruction = {name: over_parts(score, shares) for name, score in scores.items()}
     kl = over_parts(log_q - log_p, shares)
