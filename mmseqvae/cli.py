@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +123,7 @@ def generate(
     want: list[str] | None = None,
     samples: int | None = None,
     noise: float | None = None,
+    latent_noise: float | None = None,
     temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -141,6 +143,7 @@ def generate(
         want: modalities to write, by default those that are not given.
         samples: how many items, by default 5.
         noise: of frames, 0 for their mode to 1 for a draw from the model; 0.5 by default.
+        latent_noise: 1 for draws of what is given (the default), down to 0 for the clearest, which vary least.
         temperature: of tokens, 0 for the likeliest (the default), 1 for a draw from the model.
         top_k: draw tokens from the k likeliest.
         top_p: draw tokens from the likeliest that have this share of the probability together.
@@ -155,6 +158,10 @@ def generate(
     chosen = [option for option, there in ways.items() if there]
     if len(chosen) != 1:
         raise ValueError(f"choose one of {', '.join(ways)}" + (f"; got {' and '.join(chosen)}" if chosen else ""))
+    if latent_noise is not None and not item:
+        raise ValueError("--latent-noise goes with --text, --audio or --given: all else has no posterior to draw from")
+    if latent_noise is not None and not 0 <= latent_noise < math.inf:
+        raise ValueError(f"--latent-noise must be at least 0 and finite, got {latent_noise}")
     if sample is not None and samples is not None:
         raise ValueError("--samples does not go with --sample N, which already says how many")
     number = sample if sample is not None else 5 if samples is None else samples
@@ -195,7 +202,8 @@ def generate(
         logging.getLogger(__name__).info("drawn from the prior: %s", trained.model.prior)
         made = trained.sample(number, wanted, decode, seed, **known)
     else:
-        made = trained.generate(wanted, number, decode, seed, **item, **known)
+        spread = 1.0 if latent_noise is None else latent_noise
+        made = trained.generate(wanted, number, decode, seed, spread, **item, **known)
     is_file = {name: isinstance(front_end, FileFrontEnd) for name, front_end in trained.front_ends.items()}
     kept = {n: number * [os.path.abspath(value) if is_file[n] else value] for n, value in {**item, **known}.items()}
     write_items(trained, {**kept, **made}, out, files=wanted)

@@ -99,9 +99,9 @@ class Switched:
     laws: list[Law]
     which: Tensor
 
-    def rsample(self, n: int | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """Draws [B, D] when `n` is None, else [n, B, D]."""
-        return self._pick([law.rsample(n, generator) for law in self.laws], self.which[:, None])
+    def rsample(self, n: int | None = None, generator: torch.Generator | None = None, noise: float = 1.0) -> Tensor:
+        """Draws [B, D] when `n` is None, else [n, B, D]; noise as the laws take it."""
+        return self._pick([law.rsample(n, generator, noise) for law in self.laws], self.which[:, None])
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Nats, z [..., B, D] -> [..., B]."""

@@ -120,9 +120,9 @@ class FlowLaw:
     net: MixtureFlow
     context: Tensor | None
 
-    def rsample(self, n: int | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """Draws [..., D] when `n` is None, else [n, ..., D]."""
-        u = self.net.mixture(self.context).rsample(n, generator)
+    def rsample(self, n: int | None = None, generator: torch.Generator | None = None, noise: float = 1.0) -> Tensor:
+        """Draws [..., D] when `n` is None, else [n, ..., D]; noise: of the mixture before it goes through the flow."""
+        u = self.net.mixture(self.context).rsample(n, generator, noise)
         return self._transform().inv(u) * self.net.latent_std + self.net.latent_mean
 
     def log_prob(self, z: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ class Law(Protocol):
     def mean(self) -> Tensor: ...
     @property
     def variance(self) -> Tensor: ...
-    def rsample(self, n: int | None = None, generator: torch.Generator | None = None) -> Tensor: ...
+    def rsample(self, n: int | None = None, generator: torch.Generator | None = None, noise: float = 1.0) -> Tensor: ...
     def log_prob(self, z: Tensor) -> Tensor: ...
     def __getitem__(self, index: Any, /) -> Law: ...
 
@@ -48,14 +48,14 @@ class Gaussian:
     def variance(self) -> Tensor:
         return self.logvar.exp()
 
-    def rsample(self, n: int | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """Reparameterised draws, mean + std * eps (Kingma & Welling 2014, section 2.4).
+    def rsample(self, n: int | None = None, generator: torch.Generator | None = None, noise: float = 1.0) -> Tensor:
+        """Reparameterised draws, mean + noise * std * eps (Kingma & Welling 2014, section 2.4).
 
-        Returns [..., D] when `n` is None, else [n, ..., D].
+        noise: 1 for the law itself, 0 for its mean. Returns [..., D] when `n` is None, else [n, ..., D].
         """
         shape = self.mean.shape if n is None else (n, *self.mean.shape)
         eps = torch.randn(shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
-        return self.mean + self.std * eps
+        return self.mean + (self.std if noise == 1 else noise * self.std) * eps
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log N(z; mean, exp(logvar)) in nats, summed over D: [..., D] -> [...]."""
@@ -114,10 +114,11 @@ class GaussianMixture:
         spread = self.parts.variance + (self.parts.mean - self.mean).square()
         return (self.log_weights.exp()[..., None] * spread).sum(0)
 
-    def rsample(self, n: int | None = None, generator: torch.Generator | None = None) -> Tensor:
+    def rsample(self, n: int | None = None, generator: torch.Generator | None = None, noise: float = 1.0) -> Tensor:
         """Ancestral draws, a part and then a point of it: [..., D] when `n` is None, else [n, ..., D].
 
-        Gradients pass through the chosen part, none to the weights: an objective that trains those sums over `parts`.
+        noise: of the point, see `Gaussian.rsample`; with 0 it is the mean of the part. Gradients pass through the
+        chosen part, none to the weights: an objective that trains those sums over `parts`.
         """
         weights, mean, logvar = self.log_weights.detach(), self.parts.mean, self.parts.logvar
         if n is not None:
@@ -131,7 +132,7 @@ class GaussianMixture:
         )
         index = which.reshape(1, *rows, 1)
         chosen = Gaussian(mean.take_along_dim(index, 0)[0], logvar.take_along_dim(index, 0)[0])
-        return chosen.rsample(generator=generator)
+        return chosen.rsample(generator=generator, noise=noise)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Nats, z [..., D] -> [...]; z may have further leading dimensions, as `rsample(n)` gives."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -151,13 +153,17 @@ class MultimodalVAE(Forecasting):
         samples: int = 1,
         decode: Mapping[str, Sampling] | None = None,
         generator: torch.Generator | None = None,
+        latent_noise: float = 1.0,
     ) -> dict[str, Sequence]:
         """Draw z ~ q(z | x_given), then every modality in `want`: {name: Sequence of B * samples}.
 
         The draws of a row stand together: row b * samples + s. Dimensions of z of which nothing given speaks (all of
         them in a row with nothing observed, private ones of what is missing) are drawn from `prior`, given the others.
+        latent_noise: how far z lies from the middle of its posterior (of the part that is drawn, where that is a
+        mixture), 1 as far as the posterior says, 0 there: what is likeliest is clearest, and varies least. Raises
+        ValueError for less than 0, and for less than 1 of `samples`.
         """
-        z = self.latents(batch, given, samples, generator)
+        z = self.latents(batch, given, samples, generator, latent_noise)
         context = self.context(batch, z.shape[1])
         if context is not None:
             context = context.repeat_interleave(samples, 0)
@@ -169,10 +175,14 @@ class MultimodalVAE(Forecasting):
         given: Iterable[str] | None = None,
         samples: int = 1,
         generator: torch.Generator | None = None,
+        latent_noise: float = 1.0,
     ) -> Tensor:
         """Draws z ~ q(z | x_given), [samples, B, D]; what nothing given speaks of is drawn as `generate` says."""
+        _check_count("samples", samples)
+        if not 0 <= latent_noise < math.inf:
+            raise ValueError(f"latent_noise must be at least 0 and finite, got {latent_noise}")
         encoded = self.encode(batch, given)
-        z = self.answer(encoded).rsample(samples, generator)
+        z = self.answer(encoded).rsample(samples, generator, latent_noise)
         known = self.known(encoded).expand(z.shape)
         if not known.all():
             z = self.prior.complete(z.flatten(0, 1), known.flatten(0, 1), generator).reshape(z.shape)
@@ -190,8 +200,9 @@ class MultimodalVAE(Forecasting):
     ) -> dict[str, Sequence]:
         """Draw n latents from `prior` and decode them; by default from what str(model.prior) names, see above.
 
-        covariates: {view: Sequence of n}; what is missing is unknown.
+        covariates: {view: Sequence of n}; what is missing is unknown. Raises ValueError for n below 1.
         """
+        _check_count("n", n)
         z = (prior or self.prior).sample(n, generator)
         return self.decode(z, want, decode, generator, self.context(covariates or {}, n))
 
@@ -285,6 +296,11 @@ class MultimodalVAE(Forecasting):
     def modality(self, name: str) -> Modality:
         """The modality of that name."""
         return self.modalities.modality(name)
+
+
+def _check_count(name: str, number: int) -> None:
+    if not isinstance(number, Integral) or number < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {number}")
 
 
 def _rows(batch: Batch) -> int:

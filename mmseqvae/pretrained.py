@@ -106,17 +106,19 @@ class Trained:
         samples: int = 1,
         decode: Mapping[str, Sampling] | None = None,
         seed: int | None = None,
+        latent_noise: float = 1.0,
         **given: Any,
     ) -> dict[str, list[Any]]:
         """Draws of the wanted modalities from what is given: `generate(text="seven", want="audio", samples=5)`.
 
         given: modalities, and covariates, which are unknown where they are not given or training never saw their value.
+        latent_noise: 1 for draws of the posterior, 0 for the middle of it, which is clearest and varies least.
         Returns {name: [item, ...]}: strings, samples [N] float32 at the front end's rate, arrays [T, C]. Raises
         ValueError for names that are neither and TypeError for an item of the wrong type.
         """
         self.model.eval()
         batch, read = self.encode([given]), [name for name in given if name not in self.model.covariates]
-        made = self.model.generate(batch, _names(want), read, samples, decode, self._generator(seed))
+        made = self.model.generate(batch, _names(want), read, samples, decode, self._generator(seed), latent_noise)
         return decode_items(self.front_ends, made)
 
     def sample(

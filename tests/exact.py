@@ -126,7 +126,7 @@ def gauss_hermite(points: int, dimensions: int) -> tuple[Tensor, Tensor]:
 def nodes_instead_of_noise(monkeypatch, nodes: Tensor) -> None:
     """Let every Gaussian's next draw be mean + std * nodes: row by row [N, D], or [K, N, D] for K draws."""
 
-    def rsample(self: Gaussian, n: int | None = None, generator: object = None) -> Tensor:
+    def rsample(self: Gaussian, n: int | None = None, generator: object = None, noise: float = 1) -> Tensor:
         assert n is None or n == len(nodes)
         return self.mean + self.std * nodes
 

@@ -216,6 +216,17 @@ def test_the_same_seed_generates_the_same_and_noise_matters(trained: Path, tmp_p
     assert len({made["a"], made["seed"], made["noise"]}) == 3
 
 
+def test_latent_noise_reaches_the_latent(trained: Path, tmp_path: Path) -> None:
+    made = {}
+    for name, more in {"full": [], "same": ["--latent-noise=1"], "none": ["--latent-noise=0"]}.items():
+        args = ["--text=low", "--want=motion", "--samples=3", "--noise=0", "--out", str(tmp_path / name), *more]
+        main(["generate", str(trained), *args])
+        made[name] = [(tmp_path / name / f"motion-00{i}.npy").read_bytes() for i in (1, 2, 3)]
+    assert made["full"] == made["same"]
+    assert len({*made["full"]}) == 3
+    assert made["none"] != made["full"]
+
+
 def test_temperature_and_its_cuts_reach_the_tokens(trained: Path, tmp_path: Path) -> None:
     texts = {}
     for name, more in {"greedy": [], "hot": ["--temperature=3"], "one": ["--temperature=3", "--top-k=1"],
@@ -266,6 +277,8 @@ def test_the_index_is_a_manifest(
         (["--given", "smell"], "NAME=VALUE"),
         (["--text", "low", "--given", "text=mid"], "text is given twice"),
         (["--text", "low", "--noise", "2"], "noise must lie in [0, 1]"),
+        (["--text", "low", "--latent-noise", "-1"], "--latent-noise must be at least 0"),
+        (["--sample", "2", "--latent-noise", "0"], "--latent-noise goes with"),
         (["--text", "low", "--top-p", "0"], "top_p must lie in (0, 1]"),
         (["--text", "low", "--want", "audio", "--temperature", "1"], "are frames"),
         (["--sample", "2", "--want", "text", "--noise", "1"], "are tokens"),

@@ -105,6 +105,26 @@ def test_it_is_drawn_from_and_counts_in_likelihoods() -> None:
     assert weights.var() > 1  # the proposal is poor now, yet its mean weight is that of any other
 
 
+@every_kind
+def test_without_noise_it_is_drawn_at_the_middle_of_a_part(kind: str) -> None:
+    """Alone, and beside rows that something else answers; a flow bends the middle of its parts, too."""
+    made = model()
+    conditional = Conditional(2, kind, 2).double()
+    conditional.net.load_state_dict(made.conditionals["one"].net.state_dict(), strict=False)
+    made.conditionals["one"] = conditional
+    full = ppca_batch(60)
+    alone = made.posterior({"one": full["one"]})
+    z = alone.rsample(generator=seeded(), noise=0.0)
+    assert len(z.round(decimals=6).unique(dim=0)) == 2
+    assert len(alone.rsample(generator=seeded()).unique(dim=0)) == 60
+    full["two"] = full["two"].where(torch.arange(60) < 30)
+    q = made.posterior(full)
+    assert isinstance(q, Switched)
+    z = q.rsample(generator=seeded(), noise=0.0)
+    torch.testing.assert_close(z[:30], q.mean[:30])
+    assert len(z[30:].round(decimals=6).unique(dim=0)) == conditional.components
+
+
 def test_of_private_dimensions_a_conditional_speaks_too() -> None:
     part = {n: (LinearEncoder(W[n], B[n], S[n]), LinearDecoder(W[n], B[n], S[n])) for n in W}
     from mmseqvae.modalities import Modality

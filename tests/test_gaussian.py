@@ -116,6 +116,15 @@ def test_draws_of_a_mixture_follow_weights_means_and_variances() -> None:
     assert q.rsample().shape == (1, 2)
 
 
+def test_less_noise_draws_nearer_to_the_means_of_the_same_parts() -> None:
+    q = mixture()
+    full, half, none = (q.rsample(500, torch.Generator().manual_seed(0), noise) for noise in (1.0, 0.5, 0.0))
+    parts = MEANS[torch.cdist(none[:, 0], MEANS[:, 0]).argmin(1)]
+    assert torch.equal(none, parts)
+    torch.testing.assert_close(half - none, (full - none) / 2)
+    assert (full - none).std() > 0.1
+
+
 def test_gradients_of_draws_pass_through_the_chosen_part_only() -> None:
     mean = MEANS.clone().requires_grad_()
     weights = LOG_WEIGHTS.clone().requires_grad_()

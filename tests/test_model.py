@@ -456,6 +456,33 @@ def test_generate_draws_from_the_posterior_row_by_row() -> None:
     torch.testing.assert_close(z.var(1), q.variance, atol=0, rtol=0.1)
 
 
+def test_latent_noise_narrows_the_posterior_and_nothing_else() -> None:
+    model, full = echoing(), batch()
+    model.fit_prior(torch.randn(300, D, generator=seeded(), dtype=torch.float64) * 3 + 50, 2)
+    partly = without(without(full, "text", [1]), "audio", [1])
+    drawn = {noise: model.latents(partly, None, 2_000, seeded(), noise) for noise in (1.0, 0.5, 0.0)}
+    q = model.posterior(partly)
+    torch.testing.assert_close(drawn[0.0][:, [0, 2]], q.mean[[0, 2]].expand(2_000, 2, D))
+    torch.testing.assert_close(drawn[0.5][:, 0].std(0), drawn[1.0][:, 0].std(0) / 2)
+    assert (drawn[0.0][:, 1].std(0) > 2).all()  # nothing is known of this row: it is drawn from the prior
+    z = model.generate(partly, "z", samples=3, generator=seeded(), latent_noise=0.0)["z"].values[:3, 0]
+    torch.testing.assert_close(z, q.mean[0].expand(3, D))
+
+
+@pytest.mark.parametrize("noise", [-0.1, float("nan"), float("inf")])
+def test_latent_noise_out_of_range_is_an_error(noise: float) -> None:
+    with pytest.raises(ValueError, match="latent_noise must be at least 0 and finite"):
+        echoing().generate(batch(), "z", latent_noise=noise)
+
+
+@pytest.mark.parametrize("number", [0, -1, 2.5])
+def test_a_number_of_draws_is_a_whole_number(number: float) -> None:
+    with pytest.raises(ValueError, match="n must be a whole number of at least 1"):
+        echoing().sample(number)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="samples must be a whole number of at least 1"):
+        echoing().generate(batch(), samples=number)  # type: ignore[arg-type]
+
+
 def test_rows_with_nothing_observed_are_drawn_from_the_prior() -> None:
     model = echoing()
     model.fit_prior(torch.randn(300, D, generator=seeded(), dtype=torch.float64) * 0.01 + 50, 2)

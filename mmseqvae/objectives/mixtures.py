@@ -155,8 +155,8 @@ def combine(
         sum_k W_k [1 - beta + beta W_k] d log w_k / d z_k,   W_k normalised
 
     which needs log q with its parameters detached. With beta 1 it is Tucker et al. 2019, eq. 7; ln w has beta ln q, so
-    of the score that they rewrite, their eq. 6, there is beta times as much. What does not pass through z (decoders, prior) keeps the bound's
-    own gradient, sum_k W_k d log w_k.
+    of the score that they rewrite (their eq. 6) there is beta times as much. What does not pass through z (decoders,
+    prior) keeps the bound's own gradient, sum_k W_k d log w_k.
     """
     draws = log_weights.shape[1]
     if tight:
