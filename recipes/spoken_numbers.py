@@ -170,7 +170,7 @@ MODEL = ModelConfig(
 # A voice is a covariate, which z need not tell: posteriors of a text and of its recordings can be much alike.
 OBJECTIVE = ObjectiveConfig(options={"coordination": 1.0})
 TRAINING = TrainingConfig(epochs=30)
-NOISE = 0.0  # of frames that are judged: the likeliest ones are the clearest
+NOISE = 0.0  # of latents and of frames that are judged: the likeliest ones are the clearest
 JUDGE_EPOCHS = 12
 
 
@@ -248,11 +248,14 @@ def measure(trained: Trained, corpus: Corpus, split: str, language: str, cache_d
             found[name] = share_to_dict(exact_match([text.replace("-", " ") for text in wanted], spoken))
         return found
 
-    def made(batch: dict[str, Sequence], wanted: list[str], given: str, noise: float) -> dict[str, Any]:
+    def made(
+        batch: dict[str, Sequence], wanted: list[str], given: str, noise: float = NOISE, latent_noise: float = NOISE
+    ) -> dict[str, Any]:
         """The same phrases in the same voices, each said once by the model, which is given the text or the audio."""
         known = to_device({name: batch[name] for name in (given, "speaker")}, model.device)
-        how = {"audio": FrameSampling(noise=noise)}
-        return heard(model.generate(known, ["audio"], [given], 1, how, model.generator(seed))["audio"], wanted)
+        how, generator = {"audio": FrameSampling(noise=noise)}, model.generator(seed)
+        said = model.generate(known, ["audio"], [given], 1, how, generator, latent_noise)
+        return heard(said["audio"], wanted)
 
     real, phrases = recordings(held, np.arange(len(held)))
     several = np.flatnonzero([int(label or 0) > 99 for label in train.labels])  # numbers like those held out
@@ -264,10 +267,10 @@ def measure(trained: Trained, corpus: Corpus, split: str, language: str, cache_d
             "in_both": len(set(phrases) & set(texts)),
         },
         "reference": heard(real["audio"], phrases),
-        "text_to_audio": made(real, phrases, "text", NOISE),
-        "text_to_audio_noisy": made(real, phrases, "text", FrameSampling.noise),
-        "text_to_audio_seen": made(*seen, "text", NOISE),
-        "audio_to_audio": made(real, phrases, "audio", NOISE),
+        "text_to_audio": made(real, phrases, "text"),
+        "text_to_audio_drawn": made(real, phrases, "text", FrameSampling.noise, 1.0),
+        "text_to_audio_seen": made(*seen, "text"),
+        "audio_to_audio": made(real, phrases, "audio"),
         "audio_to_text": written(trained, held, "text", "audio", seed),
     }
 
@@ -306,7 +309,7 @@ def summary(metrics: dict[str, Any]) -> list[str]:
             f"{judge}, reference speech": share(metrics["reference"][judge]),
             f"{judge}, a typed number said": share(metrics["text_to_audio"][judge]),
             f"{judge}, that over reference speech": "no reference was heard right" if ratio is None else f"{ratio:.3f}",
-            f"{judge}, a typed number, frame noise 0.5": share(metrics["text_to_audio_noisy"][judge]),
+            f"{judge}, latent noise 1, frame noise 0.5": share(metrics["text_to_audio_drawn"][judge]),
             f"{judge}, numbers of training said": share(metrics["text_to_audio_seen"][judge]),
             f"{judge}, a heard number repeated": share(metrics["audio_to_audio"][judge]),
         }
