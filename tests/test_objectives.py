@@ -23,7 +23,7 @@ from exact import (
 from slow import WEIGHTS, Slow, batch, build, kl_1d
 from torch import Tensor
 
-from mmseqvae.fusion import moe, poe_without_base
+from mmseqvae.fusion import moe, mopoe, poe, poe_without_base
 from mmseqvae.modalities import Modality
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.objectives import (
@@ -32,12 +32,15 @@ from mmseqvae.objectives import (
     chosen,
     coordinated,
     cvae,
+    dmvae,
     elbo,
     floored,
     importance,
     mixture,
+    mmvae_plus,
     mvtcae,
     telbo,
+    terms,
     weights_by_dimension,
 )
 from mmseqvae.sequence import Sequence
@@ -288,20 +291,40 @@ def test_every_encoder_and_every_decoder_runs_once(objective) -> None:
     }
 
 
-def test_a_row_with_one_modality_is_not_decoded_for_the_draws_that_it_drops() -> None:
-    model, full = build(), batch()
-    both = (full["text"].lengths > 0) & (full["audio"].lengths > 0)
-    calls = []
-    score = model.modalities["audio"].decoder.log_prob
+@pytest.mark.parametrize(
+    ("objective", "fusion", "options", "decoded"),
+    [
+        (coordinated, poe, {}, 2 + 1),
+        (coordinated, moe, {"draws": 3}, 3 * (2 + 1) + 1),
+        (mixture, moe, {}, 2 + 1),
+        (mixture, mopoe, {}, 3 + 1),
+        (importance, moe, {"draws": 3}, 3 * (2 + 1)),
+        (mmvae_plus, moe, {"draws": 3}, 3 * (2 + 1)),
+        (dmvae, poe, {}, 1 + 2 + 1),
+    ],
+)
+def test_draws_that_do_not_count_are_not_decoded(objective, fusion, options, decoded: int, monkeypatch) -> None:
+    """Audio of a row that has text and of one that has not; nothing else changes when all are decoded together."""
+    found = []
+    for spare in (terms.SPARE, 1.0):
+        monkeypatch.setattr(terms, "SPARE", spare)
+        model, pairs = build(fusion), []
+        score = model.modalities["audio"].decoder.log_prob
 
-    def watched(z: Tensor, x: Sequence, *more: Tensor) -> Tensor:
-        calls.append((len(z), (x.lengths > 0).sum().item()))
-        return score(z, x, *more)
+        def watched(z: Tensor, x: Sequence, *more: Tensor, score=score, pairs=pairs) -> Tensor:
+            pairs.append(z[..., 0].numel())
+            return score(z, x, *more)
 
-    model.modalities["audio"].decoder.log_prob = watched
-    coordinated(model, full)
-    assert both.sum() < (full["audio"].lengths > 0).sum()
-    assert calls == [(1, (full["audio"].lengths > 0).sum().item()), (1, both.sum().item())]
+        model.modalities["audio"].decoder.log_prob = watched
+        torch.manual_seed(5)
+        objective_terms = objective(model, batch(), **options)
+        objective_terms.objective.sum().backward()
+        found.append((sum(pairs), objective_terms, [p.grad for p in model.parameters() if p.grad is not None]))
+    (less, some, gradients), (more, everything, all_gradients) = found
+    assert less == decoded < more
+    for name in ("objective", "elbo", "kl"):
+        torch.testing.assert_close(getattr(some, name), getattr(everything, name))
+    torch.testing.assert_close(gradients, all_gradients)
 
 
 @every_objective

@@ -11,7 +11,7 @@ from mmseqvae.decoders import TokenDecoder
 from mmseqvae.gaussian import Posterior, parts
 from mmseqvae.model import Batch, MultimodalVAE
 from mmseqvae.objectives.mixtures import check_importance, over_parts, several_draws
-from mmseqvae.objectives.terms import Terms, Weights, check_weights, diagnostics, rate, register, weighted
+from mmseqvae.objectives.terms import Terms, Weights, check_weights, counted, diagnostics, rate, register, weighted
 from mmseqvae.priors import divergence
 
 
@@ -62,6 +62,8 @@ def coordinated(
     log_shares, laws = parts(q)
     shared = q.rsample(1)[None] if draws == 1 else laws.rsample(draws).transpose(0, 1)  # [S, K, B, D]
     draw = {name: single.rsample() for name, single in singles.items()}
+    everywhere = torch.ones_like(log_shares[:1], dtype=torch.bool)
+    here = everywhere if draws == 1 else (log_shares > -torch.inf).repeat_interleave(draws, 0)  # [S K, B]
 
     def writes_tokens(name: str) -> bool:
         return isinstance(model.modality(name).decoder, TokenDecoder)
@@ -73,11 +75,13 @@ def coordinated(
     alone = {name: torch.zeros_like(shared[0, 0, :, 0]) for name in singles}
     for written in sorted(model.writable, key=lambda name: not writes_tokens(name)):
         sources = [name for name in singles if share(name, written)]
-        scores = _scores(model, batch, written, shared, [draw[name] for name in sources], encoded.several)
-        if scores is not None:  # the batch has it
-            joint[written] = scores[0]
-            for name, score in zip(sources, scores[1], strict=True):
-                alone[name] = alone[name] + share(name, written) * weighted({written: score}, weights)
+        z = torch.cat([shared.flatten(0, 1), *(draw[name][None] for name in sources)])
+        counts = torch.cat([here, *(useful[name][None] for name in sources)])
+        score = counted(model, batch, z, counts, [written]).get(written)
+        if score is not None:  # the batch has it
+            joint[written] = score[: len(here)].unflatten(0, shared.shape[:2])
+            for name, scores in zip(sources, score[len(here) :], strict=True):
+                alone[name] = alone[name] + share(name, written) * weighted({written: scores}, weights)
 
     others: dict[str, Tensor] = {}
     if draws == 1:
@@ -153,27 +157,6 @@ def mvtcae(
     objective = share * weighted(scores, weights) - beta * ((1 - alpha) * prior.cost + alpha * views)
     bound = sum(scores.values(), -prior.kl)
     return Terms(objective, bound, scores, prior.kl, apart, **diagnostics(model, encoded, q))
-
-
-def _scores(
-    model: MultimodalVAE, batch: Batch, written: str, shared: Tensor, singles: list[Tensor], several: Tensor
-) -> tuple[Tensor, Tensor] | None:
-    """log p(x_written | z) of joint draws `shared` [S, K, B, D] and of `singles` [B, D]: [S, K, B], [len(singles), B].
-
-    All draws go through the decoder in one call, unless rows are not `several` [B], whose single draws do not count:
-    a CPU decodes them in a call of their own, without those rows. None where the batch lacks the modality.
-    """
-    joint, number = shared.flatten(0, 1), shared.shape[0] * shared.shape[1]
-    together = several.device.type != "cpu" or bool(several.all())
-    first = torch.cat([joint, *(z[None] for z in singles)]) if together else joint
-    found = model.log_likelihood(first, batch, [written]).get(written)
-    if found is None:
-        return None
-    scores, alone = found[:number], found[number:]
-    if singles and not together:
-        here = {name: sequence.where(several) for name, sequence in batch.items()}
-        alone = model.log_likelihood(torch.stack(singles), here, [written])[written]
-    return scores.unflatten(0, shared.shape[:2]), alone
 
 
 def _apart(

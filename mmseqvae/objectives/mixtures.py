@@ -10,7 +10,7 @@ from torch import Tensor
 from mmseqvae.estimates import effective_draws
 from mmseqvae.gaussian import Gaussian, Posterior, parts
 from mmseqvae.model import Batch, MultimodalVAE
-from mmseqvae.objectives.terms import Terms, Weights, check_weights, diagnostics, rate, register, weighted
+from mmseqvae.objectives.terms import Terms, Weights, check_weights, counted, diagnostics, rate, register, weighted
 
 GRADIENTS = ("dreg", "iwae")
 
@@ -45,7 +45,7 @@ def mixture(
     shares = log_shares.exp()  # [S, B]
     if stratified:
         z = laws.rsample()
-        scores = {name: (shares * score).sum(0) for name, score in model.log_likelihood(z, batch).items()}
+        scores = {name: (shares * score).sum(0) for name, score in counted(model, batch, z, shares > 0).items()}
     else:
         z = q.rsample()[None]
         scores = {name: score[0] for name, score in model.log_likelihood(z, batch).items()}
@@ -97,7 +97,7 @@ def importance(
     q = encoded.posterior()
     log_shares, laws = parts(q)
     z = laws.rsample(draws).transpose(0, 1)  # [S, K, B, D]
-    scores = model.log_likelihood(z, batch)
+    scores = counted(model, batch, z, log_shares > -torch.inf)
     objective, kl, others = several_draws(model, q, z, scores, weights, beta, gradient, tight)
     reconstruction = {name: over_parts(score, log_shares.exp()) for name, score in scores.items()}
     bound = sum(reconstruction.values(), -kl)

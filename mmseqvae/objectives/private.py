@@ -9,7 +9,7 @@ from mmseqvae.estimates import effective_draws
 from mmseqvae.gaussian import Gaussian, GaussianMixture, Posterior
 from mmseqvae.model import Batch, MultimodalVAE
 from mmseqvae.objectives.mixtures import check_importance, combine, over_parts
-from mmseqvae.objectives.terms import Terms, Weights, check_weights, diagnostics, rate, register, weighted
+from mmseqvae.objectives.terms import Terms, Weights, check_weights, counted, diagnostics, rate, register, weighted
 
 
 @register
@@ -43,14 +43,15 @@ def dmvae(
         for single in singles.values()
     ]
     z = torch.stack([q.rsample(), *(source.rsample() for source in sources)])
-    scores = model.log_likelihood(z, batch)
+    useful = [encoded.here(name) & encoded.several for name in singles]
+    counts = torch.stack([torch.ones_like(encoded.several), *useful])
+    scores = counted(model, batch, z, counts)
     joint = rate(q, model.training_prior, z[0], free_bits, free_bits_item)
     total = weighted(scores, weights)  # [1 + M, B]
     objective = total[0] - beta * joint.cost
-    for place, (name, source) in enumerate(zip(singles, sources, strict=True), start=1):
+    for place, source in enumerate(sources, start=1):
         cost = rate(source, model.training_prior, z[place], free_bits, free_bits_item).cost
-        useful = encoded.here(name) & encoded.several
-        objective = objective + torch.where(useful, total[place] - beta * cost, 0)
+        objective = objective + torch.where(counts[place], total[place] - beta * cost, 0)
     reconstruction = {name: score[0] for name, score in scores.items()}
     bound = sum(reconstruction.values(), -joint.kl)
     return Terms(objective, bound, reconstruction, joint.kl, **diagnostics(model, encoded, q, singles))
@@ -92,7 +93,7 @@ def mmvae_plus(
     laws = Gaussian(torch.stack([e.mean for e in experts]), torch.stack([e.logvar for e in experts]))
     log_shares = torch.where(encoded.present | ~encoded.present.any(0), 0.0, -torch.inf).to(laws.mean).log_softmax(0)
     z = laws.rsample(draws).transpose(0, 1)  # [M, K, B, D]
-    scores = model.log_likelihood(z, batch)
+    scores = counted(model, batch, z, log_shares > -torch.inf)
     own = laws.detach() if gradient == "dreg" else laws
     everyone = GaussianMixture(log_shares, own[..., model.shared])
     private = torch.ones(model.latent, dtype=torch.bool, device=z.device)
