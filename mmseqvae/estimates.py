@@ -91,18 +91,21 @@ class Scored(nn.Module):
     ) -> Tensor:
         """log p(x_want, z_k) - log q(z_k | x_want) of draws z_k ~ q, [K, B] nats.
 
-        The proposal reads the wanted modalities that have an encoder; where none has, it is N(0, I).
+        The proposal reads the wanted modalities that have an encoder; where none has, it is N(0, I). A row in which
+        nothing that is wanted is there has weight 1 for every draw, p() = 1.
         """
         names = self.modalities.check(want, self.writable, "want")
         prior = prior or self.prior
         readable = [name for name in names if name in self.readable and self.modalities.reads(name) in batch]
         q = self.posterior(batch, readable)
-        return torch.cat(
+        weights = torch.cat(
             [
                 sum(scores.values(), prior.log_prob(z) - q.log_prob(z))
                 for z, scores in self.scored_draws(q, batch, names, draws, generator)
             ]
         )
+        there = [batch[view].present for view in map(self.modalities.writes, names) if view in batch]
+        return torch.where(torch.stack(there).any(0), weights, 0) if there else torch.zeros_like(weights)
 
     def scored_draws(
         self,

@@ -163,7 +163,10 @@ def test_draws_in_pieces_are_all_counted(monkeypatch) -> None:
 def test_nothing_observed_has_probability_one() -> None:
     model = build()
     nothing = without(without(batch(), "text", [0, 1, 2]), "audio", [0, 1, 2])
-    assert model.log_prob(nothing, draws=4).abs().max() < 1e-12
+    for prior in (None, LearntMixture(4, D).double()):  # which the proposal of such a row does not look like
+        assert model.log_prob(nothing, draws=4, prior=prior).abs().max() < 1e-12
+        assert model.log_prob(nothing, given=["text"], draws=4, prior=prior).abs().max() < 1e-12
+        assert model.log_prob(batch(), draws=4, prior=prior).abs().min() > 1
     partly = without(batch(), "text", [1])
     alone = model.log_prob({"audio": batch()["audio"]}, "audio", draws=5, generator=seeded())
     together = model.log_prob(partly, draws=5, generator=seeded())

@@ -22,6 +22,7 @@ names besides. What the papers call a model is a fusion and an objective here:
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,7 +43,8 @@ COMMON = {"beta", "free_bits", "free_bits_item", "weights"}
 
 
 def chosen(name: str, options: Mapping[str, Any]) -> Objective:
-    """The objective of that name. Raises ValueError for a name or an option that is not known, or one of another type.
+    """The objective of that name. Raises ValueError for a name or an option that is not known, or one of another type
+    or out of its range.
 
     A whole number will do where a fraction is meant.
     """
@@ -56,4 +58,6 @@ def chosen(name: str, options: Mapping[str, Any]) -> Objective:
         kind = type(own[option])
         if type(value) is not kind and not (kind is float and type(value) is int):
             raise ValueError(f"the option {option} of {name} must be of type {kind.__name__}, got {value!r}")
+        if kind in (int, float) and not 0 <= value < math.inf:
+            raise ValueError(f"the option {option} of {name} must be at least 0 and finite, got {value}")
     return OBJECTIVES[name]
