@@ -81,14 +81,14 @@ HEAD = """# Every way to share a latent, on spoken digits
 Free Spoken Digit Dataset. Every row: the same networks, learnt frame scale, batches and learning rate, and about
 the same processor time of training on one thread, in whole epochs whose number follows from the time of some steps;
 warm-ups take at most a third (beta) or a tenth (learning rate) of them. What networks, token weight and budget share
-was chosen for the default, on "valid"; what is a row's own (alpha, draws, parts) is as published. Median over seeds, shares with half of
-their 95 % interval (of the median seed). Words and recordings come from one posterior draw; text is greedy; t->a .5
-and 1: audio from words at that frame noise, elsewhere 0.5, diversity and copies at 0. "Own" is the prior that the
-model was trained with (N(0, I) or one learnt with it); mixture (at most 50 diagonal components, chosen on held-out
-posteriors) and flow are fitted after training. To be beaten: resampled training posteriors, and a uniform word,
-then q(z given word). NLL: joint, nats an item (standardised frames), 100 draws of the joint posterior, with their
-effective number. Under "joint, word first" and t->a a row "after" answers by its flexible conditional. The first
-line is what the default is held to."""
+was chosen for the default, on "valid"; what is a row's own (alpha, draws, parts) is as published. Median over seeds,
+shares with half of their 95 % interval (of the median seed). Words and recordings come from one posterior draw;
+text is greedy; t->a .5 and 1: audio from words at that frame noise, elsewhere 0.5, diversity and copies at 0.
+"Own" is the prior that the model was trained with (N(0, I) or one learnt with it); mixture (at most 50 diagonal
+components, chosen on held-out posteriors) and flow are fitted after training. To be beaten: resampled training
+posteriors, and a uniform word, then q(z given word). NLL: joint, nats an item (standardised frames), 100 draws of
+the joint posterior, with their effective number. Under "joint, word first" and t->a a row "after" answers by its
+flexible conditional. The first line is what the default is held to."""
 
 SPLITS = {
     "valid": "Settings are chosen here: 300 recordings (takes 5 to 9) that neither models nor judges learnt from.",

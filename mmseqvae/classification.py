@@ -15,7 +15,7 @@ import json
 import math
 from collections.abc import Iterable
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,17 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Probe:
-    """softmax((means weight^T + bias) / temperature): weight [K, D], bias [K]. strength: C that was chosen."""
+    """softmax((means weight^T + bias) / temperature): weight [K, D], bias [K]. strength: C that was chosen.
+
+    given: the modalities whose posterior means it was fitted to, None where nobody said.
+    """
 
     classes: list[str]
     weight: np.ndarray
     bias: np.ndarray
     temperature: float
     strength: float
+    given: list[str] | None = None
 
     def probabilities(self, means: np.ndarray) -> np.ndarray:
         """Posterior means [N, D] -> [N, K]. Raises ValueError for other dimensions."""
@@ -66,6 +70,7 @@ class Probe:
         """As JSON."""
         state = {"weight": self.weight.tolist(), "bias": self.bias.tolist()}
         plain = {"classes": self.classes, "temperature": self.temperature, "strength": self.strength}
+        plain["given"] = self.given
         write_json(path, {"format_version": VERSION, **plain, **state})
 
     @classmethod
@@ -199,7 +204,7 @@ def classify(
             raise ValueError("no row is in the split train, so there is nothing to fit a classifier to")
         means, known = labelled("train")
         valid_means, valid_labels = labelled("valid") if "valid" in parts else (None, None)
-        probe = fit_probe(means, known, valid_means, valid_labels or None, seed)
+        probe = replace(fit_probe(means, known, valid_means, valid_labels or None, seed), given=given)
     test, truth = labelled(split)
     figures: dict[str, Any] = report(probe, test, truth) if truth else {"items": 0}
     means, ids = parts[split]

@@ -130,7 +130,12 @@ def classify(
 
     saved = None if probe is None else Probe.load(probe)
     trained, corpus = read_run(run, manifest, cache_dir, skip_bad, given)
-    names = given or [name for name in trained.model.readable if name != label]
+    fitted_to = None if saved is None else saved.given
+    names = given or fitted_to or [name for name in trained.model.readable if name != label]
+    if fitted_to is not None and sorted(names) != sorted(fitted_to):
+        raise ValueError(
+            f"{probe} was fitted to posteriors of {fitted_to}, and --given names {names}: leave --given out"
+        )
     if label in names:
         raise ValueError(f"--given {label} is what is to be told: leave it out")
     known = column_of(corpus, label)

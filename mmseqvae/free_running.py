@@ -197,33 +197,22 @@ class Tokens:
 class Blocks:
     """Blocks of frames drawn step by step: what the net reads of them, the logits of their ends, the frames in the end.
 
-    Only A block + a (`from_block`) reaches the next step. Where a draw is W h + w + deviation, that is (A W) h + (A w +
-    A deviation + a): one small matrix, with deviations drawn and projected ahead. Then the frames themselves are
-    written in one product after the loop, if A W is the smaller work in it. added: [N, H], what the steps leave out of
-    their outputs; count: blocks at most.
+    Where a draw is W h + w + deviation, the deviations are drawn ahead and are part of what is added to the product.
+    added: [N, H], what the steps leave out of their outputs; count: blocks at most.
     """
 
     def __init__(
         self, likelihood: FrameLikelihood, from_block: nn.Linear, to_frames: nn.Linear, to_end: nn.Linear,
         added: Tensor, count: int, noise: float, generator: torch.Generator | None = None,
     ) -> None:  # fmt: skip
-        self.likelihood, self.from_block, self.to_frames, self.added = likelihood, from_block, to_frames, added
+        self.likelihood, self.from_block, self.to_frames = likelihood, from_block, to_frames
         self.reduction, self.rows, self.noise, self.generator = to_end.out_features - 1, len(added), noise, generator
-        self.kept: list[Tensor] = []  # blocks, or the hidden states that they are written from
+        self.kept: list[Tensor] = []
         self.ahead = max(1, min(AHEAD, count, NUMBERS // max(1, self.rows * from_block.in_features)))
-        self.deviations: list[Tensor] = []  # [ahead, N, r C] each
-        deviations = self._draw()
-        block, width, hidden = from_block.in_features, from_block.out_features, to_end.in_features
-        few = _few(to_frames.weight, self.rows)
-        self.late = deviations is not None and not few and width * hidden < block * (width + hidden)
-        weight: Tensor = to_frames.weight
-        bias: Tensor = to_frames.bias
-        if self.late:
-            weight, bias = from_block.weight @ weight, from_block(bias)
-        self.size = len(weight)
-        weight, bias = torch.cat([weight, to_end.weight]), torch.cat([bias, to_end.bias])
+        self.size = to_frames.out_features
+        weight, bias = torch.cat([to_frames.weight, to_end.weight]), torch.cat([to_frames.bias, to_end.bias])
         self.bias, self.write = F.linear(added, weight, bias), affine(weight, self.rows)
-        self.shift, self.to_inputs = self._shift(deviations), affine(from_block.weight, self.rows)
+        self.shift, self.to_inputs = self._shift(self._draw()), affine(from_block.weight, self.rows)
 
     def _draw(self) -> Tensor | None:
         """Deviations of the next blocks, [ahead, N, r C]."""
@@ -235,9 +224,6 @@ class Blocks:
         """What is added to the output of each of the next steps."""
         if deviations is None:
             return self.ahead * [self.bias]
-        if self.late:
-            self.deviations.append(deviations)
-            deviations = F.linear(deviations, self.from_block.weight)
         return list(F.pad(deviations, (0, self.reduction + 1)).add_(self.bias))
 
     def start(self, block: Tensor) -> Tensor:
@@ -250,9 +236,6 @@ class Blocks:
             self.shift = self._shift(self._draw())
         output = self.write(hidden, self.shift[j % self.ahead])
         block = output[:, : self.size]
-        if self.late:
-            self.kept.append(hidden.clone())
-            return block, output
         if self.shift[0] is self.bias:
             parameters = block.unflatten(1, (self.reduction, -1))
             block = self.likelihood.sample(parameters, self.noise, self.generator).flatten(1)
@@ -261,11 +244,7 @@ class Blocks:
 
     def frames(self) -> Tensor:
         """All that were drawn, [N, T, C]."""
-        blocks = torch.stack(self.kept, 1)
-        if self.late:
-            deviations = torch.cat(self.deviations)[: len(self.kept)].transpose(0, 1)
-            blocks = self.to_frames(blocks + self.added[:, None]) + deviations
-        return rearrange(blocks, "n j (r c) -> n (j r) c", r=self.reduction)
+        return rearrange(torch.stack(self.kept, 1), "n j (r c) -> n (j r) c", r=self.reduction)
 
 
 class Ends:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -32,9 +33,12 @@ from mmseqvae.sequence import Sequence
 from mmseqvae.text import Tokenizer
 
 COVARIATE_WIDTH = 16
+SHOWN = 5  # unknown symbols that a warning names
 FORMAT_VERSION = 2
 READABLE = (1, 2)
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+logger = logging.getLogger(__name__)
 
 
 def build(front_ends: Mapping[str, FrontEnd], longest: Mapping[str, int], config: ModelConfig) -> MultimodalVAE:
@@ -189,6 +193,11 @@ class Trained:
         self.model.eval()
         given = [name for name in self.model.readable if bool(batch[name].present.any())]
         names = _names(want) or [name for name in given if isinstance(self.front_ends[name], FrameFrontEnd)]
+        labels = [name for name in names if isinstance(self.front_ends.get(name), Labels)]
+        if labels:
+            raise ValueError(
+                f"{', '.join(labels)}: a label is one token, which nothing follows: generate or classify it"
+            )
         texts = [name for name in names if isinstance(self.front_ends.get(name), Tokenizer)]
         cut = {n: Sequence(batch[n].values, (batch[n].lengths - 1).clamp(min=0), batch[n].observed) for n in texts}
         made = self.model.forecast({**batch, **cut}, steps, samples, names or None, given, None, proposals, generator)
@@ -229,8 +238,19 @@ class Trained:
         return self.model.posterior(self.encode([given] if items is None else items)).mean.cpu().numpy()
 
     def encode(self, items: Iterable[Mapping[str, Any]]) -> dict[str, Sequence]:
-        """Items in user units, such as [{"text": "one"}], as a batch where the model is; see `encode_items`."""
-        return to_device(encode_items(self.front_ends, items), self.model.device)
+        """Items in user units, such as [{"text": "one"}], as a batch where the model is; see `encode_items`.
+
+        A warning is logged for what training never saw: symbols of a text, a label, the value of a covariate.
+        """
+        items = list(items)
+        batch = encode_items(self.front_ends, items)
+        for name, front_end in self.front_ends.items():
+            if isinstance(front_end, Tokenizer | Category):
+                for text in {item[name] for item in items if item.get(name) is not None}:
+                    if unknown := front_end.unknown(text):
+                        shown = ", ".join(repr(symbol) for symbol in list(unknown)[:SHOWN])
+                        logger.warning("%s %r: this model never saw %s", name, text, shown)
+        return to_device(batch, self.model.device)
 
     def _generator(self, seed: int | None) -> torch.Generator | None:
         return None if seed is None else self.model.generator(seed)

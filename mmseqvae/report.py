@@ -140,6 +140,7 @@ def _latent(trained: Trained, dataset: SequenceDataset, path: Path) -> Path:
     centred = (mean - mean.mean(0)).double().cpu()
     _, spread, axes = torch.linalg.svd(centred, full_matrices=False)
     points = (centred @ axes[:2].T).numpy()
+    points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))  # a single item, or dimension, has one axis
     share = (spread.square() / spread.square().sum().clamp_min(1e-12)).tolist()
     names = _names(trained, dataset)
     figure, grid = _figure(1, 1, 5.5, 4.5)

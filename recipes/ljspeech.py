@@ -6,9 +6,10 @@
 
 Sentences are from 1 to 10 s long; those of at most `--seconds` are taken, the normalised transcript as text. Of every
 25 in the order of the corpus the first tests and the second validates. All figures are by the number of words: text
-through the latent and back, text from audio, and how far audio given back is off. A phrase of a few words goes
-through one vector; of a sentence the vector keeps the beginning, the length and the manner, and the decoders, which
-know the language, make up the rest. A latent with a time axis, which this is not, would be needed to read aloud.
+through the latent and back, text from audio, and how far audio given back is off. What is to be expected, and was not
+measured: a phrase of a few words goes through one vector; of a sentence the vector keeps the beginning, the length and
+the manner, and the decoders, which know the language, make up the rest. A latent with a time axis, which this is not,
+would be needed to read aloud.
 
 No figures: the corpus could not be had where this was written. It was tested on made recordings in the same layout
 (tests/speech.py), which show that it runs and not how well it speaks.

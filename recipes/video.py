@@ -65,7 +65,7 @@ def prepare_digits(folder: Path, holdout: bool = False, items: int | None = None
 def prepare_folder(folder: Path, data_dir: Path) -> Path:
     """List the .npy files of a folder with the texts of the same name; an item may lack either.
 
-    Raises FileNotFoundError where there is no folder, ValueError where it holds no .npy file.
+    Raises FileNotFoundError where there is no folder, ValueError where it holds no .npy file or a text is not UTF-8.
     """
     if not data_dir.is_dir():
         raise FileNotFoundError(f"--data-dir {data_dir}: no such folder")
@@ -74,7 +74,10 @@ def prepare_folder(folder: Path, data_dir: Path) -> Path:
         raise ValueError(f"--data-dir {data_dir}: holds no .npy file")
     table = [("id", "video", "text")]
     for name in sorted({*frames, *texts}):
-        text = texts[name].read_text(encoding="utf-8").strip() if name in texts else ""
+        try:
+            text = texts[name].read_text(encoding="utf-8").strip() if name in texts else ""
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{texts[name]} is not UTF-8 text ({error}): save it as such") from error
         table.append(
             (name.relative_to(data_dir).as_posix(), str(frames[name].resolve()) if name in frames else "", text)
         )

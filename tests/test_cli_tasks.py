@@ -102,6 +102,7 @@ def test_forecasts_of_one_item(run: dict[str, Path], tmp_path: Path) -> None:
         ([4, "--frames", "sound=x.npy"], "sound is given, but is no modality"),
         ([4, "--frames", "pulse=x.npy", "--quantiles", "2"], "quantiles must lie in"),
         ([0, "--frames", "pulse=x.npy"], "must be at least 1"),
+        ([4, "--given", "kind=fast", "--want", "kind"], "kind: a label is one token, which nothing follows"),
         ([4, "--frames", "pulse=x.npy", "--backtest"], "--backtest a manifest"),
     ],
 )
@@ -133,6 +134,30 @@ def test_a_probe_is_fitted_measured_and_applied(run: dict[str, Path], tmp_path: 
     assert (again / "predictions.csv").read_bytes() == (tmp_path / "colour" / "predictions.csv").read_bytes()
     asked(run, "classify", *known, "--label", "kind", "--out", tmp_path / "rest")
     assert json.loads((tmp_path / "rest" / "metrics.json").read_text())["given"] == ["text", "pulse"]
+
+
+def test_a_probe_reads_what_it_was_fitted_to(
+    run: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = [run["manifest"], "--cache-dir", run["cache"], "--label", "colour"]
+    asked(run, "classify", *known, "--given", "pulse", "--out", tmp_path / "first")
+    saved = ["--probe", tmp_path / "first" / "probe.json"]
+    asked(run, "classify", *known, *saved, "--out", tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "metrics.json").read_text())["given"] == ["pulse"]
+    with pytest.raises(SystemExit):
+        asked(run, "classify", *known, *saved, "--given", "text")
+    assert "was fitted to posteriors of ['pulse'], and --given names ['text']" in capsys.readouterr().err
+
+
+def test_what_training_never_saw_is_told(
+    run: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked(run, "generate", "--text", "xß", "--given", "kind=brisk", "--samples", 1, "--out", tmp_path)
+    assert "text 'xß': this model never saw 'x', 'ß'" in caplog.messages
+    assert "kind 'brisk': this model never saw 'brisk'" in caplog.messages
+    caplog.clear()
+    asked(run, "generate", "--text", "slow"[::-1], "--given", "kind=fast", "--samples", 1, "--out", tmp_path)
+    assert not [message for message in caplog.messages if "never saw" in message]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 from mmseqvae.audio import LogMel, write_audio
 from mmseqvae.config import LogMelConfig
 from mmseqvae.data import Corpus, ManifestError, decode_items, encode_items, front_end_from_dict, make_loader, prepare
+from mmseqvae.data.manifest import hashed_split
 from mmseqvae.frames import FrameArrays
 from mmseqvae.text import Tokenizer
 
@@ -114,6 +115,18 @@ def test_summary_counts_missing_unused_and_unknown(folder: Path) -> None:
     text = corpus.front_ends["text"]
     assert isinstance(text, Tokenizer)
     assert ids.tolist() == [text.unknown_id, text.end_id]
+
+
+def test_splits_that_no_id_fell_into_are_told(tmp_path: Path) -> None:
+    """Of so few items 5 % are often none; where a column chose so, nothing is said."""
+    ids = [f"item{i}" for i in range(3)]
+    assert {hashed_split(id) for id in ids} == {"train"}
+    hint = "no id fell into valid and test: a column split (train, valid, test) chooses instead"
+    for split, told in (("", True), ("train", True), ("valid", False)):
+        rows = "".join(f"{id},some words,{split if id == 'item0' else ''}\n" for id in ids)
+        (tmp_path / "m.csv").write_text("id,text,split\n" + rows)
+        corpus = prepare(tmp_path / "m.csv", cache_dir=tmp_path / "cache")
+        assert (hint in corpus.summary()) == told
 
 
 def test_a_table_of_which_only_sound_is_read_says_how_to_read_texts(folder: Path) -> None:

@@ -87,6 +87,7 @@ def test_every_bad_row_is_listed_with_line_id_and_file(folder: Path) -> None:
         ",a.wav,,train",
         "short,a.wav",
         "long,a.wav,b,train,more",
+        "blank,,\u3000 ,train",
     ]
     manifest = read_manifest(write(folder / "m.csv", "\n".join(lines)))
     assert [row.id for row in manifest.rows] == ["ok"]
@@ -101,6 +102,7 @@ def test_every_bad_row_is_listed_with_line_id_and_file(folder: Path) -> None:
         9: ("8", "the id is empty"),
         10: ("unknown", "has 2 cells, the header has 4"),
         11: ("unknown", "has 5 cells, the header has 4"),
+        12: ("blank", "has no modality at all (text, audio are empty)"),
     }
     assert found == expected
 
@@ -149,6 +151,7 @@ def test_bad_json_rows_are_listed(folder: Path) -> None:
         ("m.csv", b"text,\n1,2\n", "not be empty"),
         ("m.csv", b'text\n"open\n', "malformed"),
         ("m.csv", b'text,label\na,1\n"b\nc",2\n"open,3\nd,4\n', "row that begins at line 5 is malformed"),
+        ("m.tsv", b'text\tlabel\n"hello" she said\t1\n', "row that begins at line 2 is malformed"),
         ("m.csv", b"text;audio\na;b\n", r"\['text;audio'\]: .* cells stand between commas"),
         ("m.csv", b"text,wav\na,b.WAV\n", r"'wav' names sound files, such as b\.WAV, .* call it audio"),
     ],

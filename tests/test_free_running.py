@@ -1,4 +1,4 @@
-"""Prepared steps, compiled draws and late frames against their plain versions."""
+"""Prepared steps, compiled draws and frames against their plain versions."""
 
 from typing import Any
 
@@ -131,15 +131,12 @@ def test_compiled_ends_are_the_plain_ones(r: int, draw: bool) -> None:
 @pytest.mark.parametrize("r", [1, 4])
 @pytest.mark.parametrize("likelihood", [Normal(4), Laplace(4, "fixed"), Laplace(4, "predicted")])
 def test_frames_are_what_the_net_says_of_them_plus_their_deviations(r: int, likelihood: Any) -> None:
-    """By teacher forcing on the drawn frames, whether or not they were written before the next step read them."""
+    """By teacher forcing on the drawn frames."""
     decoder, z = frame_decoder(r, likelihood, torch.float64), torch.randn(3, D, dtype=torch.float64)
     go_on(decoder)
-    parts = decoder.likelihood, decoder.from_block, decoder.to_frames, decoder.to_end
     count = 80 // r
     ahead = min(AHEAD, count)
     with torch.no_grad():
-        late = Blocks(*parts, z.new_zeros(3, H), count, 0.7).late
-        assert late == (r == 4 and likelihood.deviations((1, 4), z) is not None)
         drawn = decoder.sample(z, FrameSampling(noise=0.7, max_steps=80), seeded())
         parameters = decoder.to_frames(decoder.hidden(z, drawn)).unflatten(2, (r, -1)).flatten(1, 2)
         generator = seeded()

@@ -63,6 +63,29 @@ def test_two_steps_of_every_recipe(
     runs_and_runs_again(name, made[name], tmp_path, capsys)
 
 
+def frame_features(folder: Path) -> Path:
+    """40 .npy files with texts; the hash of their names leaves few to test on."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for i in range(40):
+        np.save(folder / f"{i}.npy", random.standard_normal((5 + i % 4, 3)).astype(np.float32) + i % 2)
+        (folder / f"{i}.txt").write_text("ab" if i % 2 else "ba")
+    return folder
+
+
+def test_two_steps_of_video_from_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs_and_runs_again("recipes.video", {"data_dir": frame_features(tmp_path / "clips"), "draws": 2}, tmp_path, capsys)
+
+
+def test_a_text_of_another_encoding_is_named(tmp_path: Path) -> None:
+    from recipes import video
+
+    folder = frame_features(tmp_path / "clips")
+    (folder / "7.txt").write_bytes("été".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"7.txt is not UTF-8 text"):
+        video.main(folder, out=tmp_path / "run", cache_dir=tmp_path / "cache")
+
+
 def test_judges_are_measured_on_what_they_did_not_learn_from(
     made: dict[str, dict[str, object]], tmp_path: Path
 ) -> None:

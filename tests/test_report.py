@@ -63,4 +63,6 @@ def test_a_model_without_sound_gets_its_latent_space(tmp_path: Path) -> None:
         ["a", "b"], [None, None], {"sensor": Column.of([torch.randn(4, 2)] * 2, torch.zeros(0, 2))}
     )
     assert report(trained, dataset, tmp_path) == [tmp_path / "pictures" / "latent.png"]
+    one = SequenceDataset(["a"], [None], {"sensor": Column.of([torch.randn(4, 2)], torch.zeros(0, 2))})
+    assert report(trained, one, tmp_path / "one") == [tmp_path / "one" / "pictures" / "latent.png"]
     assert ModelConfig().latent != SMALL.latent

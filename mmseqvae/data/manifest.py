@@ -97,7 +97,7 @@ class Manifest:
             lines.append(f"  ... and {len(problems) - SHOWN} more")
         if self.unit == "line" and any(MISSING in problem.problem for problem in problems[:SHOWN]):
             lines.append(f"Relative paths start at the folder of the table, {self.path.parent.resolve()}.")
-        lines.append("Correct them, or leave such rows out with skip_bad=True (--skip-bad).")
+        lines.append("Correct them, or leave such rows out (--skip-bad of mmseqvae train, skip_bad=True of prepare).")
         return "\n".join(lines)
 
 
@@ -199,6 +199,7 @@ def _read_table(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
         begins = 1
         try:
             header = [name.strip() for name in next(lines, [])]
+            begins = lines.line_num + 1
             if len(set(header)) < len(header) or "" in header:
                 raise ManifestError(f"{path}: column names must differ and not be empty, they are {header}")
             for cells in lines:
@@ -281,7 +282,7 @@ def _read_row(
         elif not isinstance(value, str):
             wrong.append(f"{name} must be a string, is {type(value).__name__}")
         elif kind not in FILES:
-            if value:
+            if value and not value.isspace():
                 present[name] = value
             if not _is_unicode(value):
                 wrong.append(f"{name} is not valid Unicode (a lone surrogate)")

@@ -17,7 +17,7 @@ import numpy as np
 from mmseqvae.config import WindowConfig
 from mmseqvae.data.batches import Column, SequenceDataset
 from mmseqvae.data.features import FileFrontEnd, FrontEnd, front_end_from_dict
-from mmseqvae.data.manifest import SPLITS, LateRows, Manifest, Problem
+from mmseqvae.data.manifest import SPLITS, LateRows, Manifest, Problem, hashed_split
 from mmseqvae.data.sealed import is_whole, sealing
 from mmseqvae.data.store import Store, mapped
 from mmseqvae.data.strings import Strings
@@ -88,6 +88,9 @@ class Corpus:
                 missing = len(dataset) - there
                 parts.append(f"{name} {there}" + (f" ({missing} missing)" if missing else ""))
             lines.append(f"{split}: {len(dataset)} items; {', '.join(parts)}")
+        empty = [split for split, dataset in self.datasets.items() if not len(dataset)]
+        if empty and all(hashed_split(id) == split for split, dataset in self.datasets.items() for id in dataset.ids):
+            lines.append(f"no id fell into {' and '.join(empty)}: a column split (train, valid, test) chooses instead")
         if self.windows.on:
             lines.append(f"windows: of {self.windows.longest:g} seconds, one every {self.windows.every:g}")
         if self.speeds:
