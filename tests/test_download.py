@@ -18,9 +18,14 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Sends CONTENT, at most `allowed` bytes an answer; `ranges` False ignores Range; keeps the Range headers seen."""
+    """Sends `content`, at most `allowed` bytes an answer; `ranges` False ignores Range; keeps the Range headers seen.
 
+    version: its header that tells one file from another, and the value.
+    """
+
+    content = CONTENT
     allowed = len(CONTENT)
+    version: tuple[str, str] | None = None
     ranges = True
     sized = True
 
@@ -39,12 +44,17 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         wanted = self.headers["Range"]
         self.server.seen.append(wanted)
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.server.ranges else 0
-        if self.path != "/data.bin" or start >= len(CONTENT):
+        content, version = self.server.content, self.server.version
+        known = self.headers["If-Range"]
+        same = known is None or (version is not None and known == version[1])
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.server.ranges and same else 0
+        if self.path != "/data.bin" or start >= len(content):
             self.send_error(404 if self.path != "/data.bin" else 416)
             return
-        body = CONTENT[start:]
+        body = content[start:]
         self.send_response(206 if start else 200)
+        if version is not None:
+            self.send_header(*version)
         if self.server.sized:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -87,6 +97,29 @@ def test_a_download_cut_short_goes_on(server: Server, tmp_path: Path, ranges: bo
     download(server.url, path, DIGEST)
     assert server.seen == [None, "bytes=100000-"]
     assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(("name", "value"), [("ETag", '"a"'), ("Last-Modified", "Thu, 26 Nov 2026 04:00:00 GMT")])
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_part_is_joined_to_the_rest_of_the_same_file_only(
+    server: Server, tmp_path: Path, name: str, value: str, changed: bool
+) -> None:
+    path = tmp_path / "data.bin"
+    server.allowed, server.version = 100_000, (name, value)
+    with pytest.raises(ConnectionError, match="run again"):
+        download(server.url, path)
+    server.allowed = len(CONTENT)
+    if changed:
+        server.content, server.version = CONTENT[::-1], (name, value.replace("a", "b").replace("26 Nov", "27 Nov"))
+    assert download(server.url, path).read_bytes() == server.content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_weak_tag_does_not_tell_files_apart(server: Server, tmp_path: Path) -> None:
+    server.allowed, server.version = 100_000, ("ETag", 'W/"a"')
+    with pytest.raises(ConnectionError, match="run again"):
+        download(server.url, tmp_path / "data.bin")
+    assert [path.name for path in tmp_path.iterdir()] == ["data.bin.part"]
 
 
 def test_a_part_of_something_longer_is_thrown_away(server: Server, tmp_path: Path) -> None:

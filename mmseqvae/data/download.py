@@ -18,6 +18,8 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from mmseqvae.files import write_text
+
 BLOCK = 1 << 16  # bytes read at a time
 TIMEOUT = 30.0  # seconds without a byte before the connection counts as lost
 
@@ -25,9 +27,10 @@ TIMEOUT = 30.0  # seconds without a byte before the connection counts as lost
 def download(url: str, path: Path, sha256: str | None = None, md5: str | None = None) -> Path:
     """Fetch `url` to `path` and return `path`; a file that is already there is kept as it is.
 
-    What arrived is kept as `<name>.part`, so the next call goes on where this one stopped (or starts again, where the
-    server cannot resume). `sha256`, `md5`: hexadecimal digests that the whole file must have, as they are published;
-    MD5 tells a damaged file, not a forged one.
+    What arrived is kept as `<name>.part`, so the next call goes on where this one stopped, or starts again where the
+    server cannot resume or says that the file is another one by now (its ETag or date, kept beside it). `sha256`,
+    `md5`: hexadecimal digests that the whole file must have, as they are published; MD5 tells a damaged file, not a
+    forged one.
 
     Raises ConnectionError when the server cannot be reached or stops early, ValueError when the digest is wrong.
     """
@@ -37,12 +40,21 @@ def download(url: str, path: Path, sha256: str | None = None, md5: str | None = 
     part = path.with_name(path.name + ".part")
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "mmseqvae"})
+    version = path.with_name(path.name + ".version")
     if have:
         request.add_header("Range", f"bytes={have}-")
+        if version.exists():
+            request.add_header("If-Range", version.read_text(encoding="utf-8"))
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
             resumed = answer.status == 206
             have = have if resumed else 0
+            tags = (answer.headers.get(name) for name in ("ETag", "Last-Modified"))
+            strong = next((tag for tag in tags if tag and not tag.startswith("W/")), None)
+            if strong:
+                write_text(version, strong)
+            else:
+                version.unlink(missing_ok=True)
             size = answer.headers.get("Content-Length")  # absent where the server packs the archive as it sends it
             total = None if size is None else have + int(size)
             bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=f"download {path.name}")
@@ -53,6 +65,7 @@ def download(url: str, path: Path, sha256: str | None = None, md5: str | None = 
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:  # the part is longer than the file, so it belongs to something else
             part.unlink()
+            version.unlink(missing_ok=True)
             return download(url, path, sha256, md5)
         raise ConnectionError(f"{url}: the server answered {error.code} {error.reason}") from error
     except (OSError, HTTPException) as error:
@@ -65,10 +78,12 @@ def download(url: str, path: Path, sha256: str | None = None, md5: str | None = 
     for name, kind, wanted in (("SHA-256", "sha256", sha256), ("MD5", "md5", md5)):
         if wanted is not None and (found := file_digest(part, kind)) != wanted.lower():
             part.unlink()
+            version.unlink(missing_ok=True)
             raise ValueError(
                 f"{url}: {name} is {found}, expected {wanted}; the file was removed, run again to fetch it anew"
             )
     os.replace(part, path)
+    version.unlink(missing_ok=True)
     return path
 
 
