@@ -28,11 +28,12 @@ from mmseqvae.data.sources import read_source
 from mmseqvae.data.windows import source_of
 from mmseqvae.estimates import log_mean_exp
 from mmseqvae.evaluation import share_to_dict
-from mmseqvae.files import replacing, write_csv, write_json
+from mmseqvae.files import write_csv, write_json
 from mmseqvae.labels import Labels
 from mmseqvae.measures import kept
 from mmseqvae.modalities import Batch
 from mmseqvae.model import MultimodalVAE
+from mmseqvae.pictures import save_png
 from mmseqvae.pretrained import Trained, posteriors
 from mmseqvae.sequence import Sequence
 
@@ -270,8 +271,7 @@ def write_confusion(figures: dict[str, Any], folder: Path) -> list[Path]:
     axes.set(xlabel="predicted", ylabel="true", title=f"accuracy {figures['accuracy']['value']:.3f}")
     for i, j in zip(*counts.nonzero(), strict=True) if len(classes) <= 30 else ():
         axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=7)
-    with replacing(folder / "confusion.png") as part:
-        figure.savefig(part, format="png", dpi=100)
+    save_png(figure, folder / "confusion.png")
     return [folder / "confusion.csv", folder / "confusion.png"]
 
 

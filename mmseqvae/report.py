@@ -16,7 +16,8 @@ from tqdm import tqdm
 from mmseqvae.audio import LogMel, write_audio
 from mmseqvae.data import SequenceDataset, decode_items, encode_items
 from mmseqvae.evaluation import destandardised
-from mmseqvae.files import replacing, write_csv
+from mmseqvae.files import write_csv
+from mmseqvae.pictures import save_png
 from mmseqvae.pretrained import Trained, posteriors, to_device
 from mmseqvae.sequence import Sequence
 from mmseqvae.text import Tokenizer
@@ -95,7 +96,7 @@ def _said(
         axes[row, 0].set_ylabel(word[:SHOWN], rotation=0, ha="right", va="center")
     for column in range(axes.shape[1]):
         axes[0, column].set_title("recording" if column == 0 else f"generated {column}", fontsize=9)
-    return [*paths, _save(figure, out / "pictures" / f"words{where}.png")]
+    return [*paths, save_png(figure, out / "pictures" / f"words{where}.png", 110)]
 
 
 def _invented(trained: Trained, text: str, audio: str, out: Path, where: str, seed: int) -> list[Path]:
@@ -114,7 +115,7 @@ def _invented(trained: Trained, text: str, audio: str, out: Path, where: str, se
         axis = axes.flat[row]
         _spectrogram(axis, mel, front_end, max(map(len, mels)))
         axis.set_title(repr(texts[row][:SHOWN]), fontsize=9)
-    return [write_csv(folder / "texts.csv", table), _save(figure, out / "pictures" / f"pairs{where}.png")]
+    return [write_csv(folder / "texts.csv", table), save_png(figure, out / "pictures" / f"pairs{where}.png", 110)]
 
 
 def _heard(
@@ -155,7 +156,7 @@ def _latent(trained: Trained, dataset: SequenceDataset, path: Path) -> Path:
     axis.set_title("posterior means of the joint observation", fontsize=10)
     if any(names):
         axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    return _save(figure, path)
+    return save_png(figure, path, 110)
 
 
 # --- helpers -------------------------------------------------------------------------------------------------------
@@ -221,9 +222,3 @@ def _spectrogram(axis: Axes, mel: Tensor, front_end: LogMel, longest: int) -> No
     axis.set_xlim(0, longest / per_second)
     axis.set_yticks([])
     axis.tick_params(labelsize=6)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    with replacing(path) as part:
-        figure.savefig(part, dpi=110)
-    return path

@@ -28,6 +28,7 @@ from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingCon
 from mmseqvae.data.download import download, file_sha256
 from mmseqvae.distributed import by_first
 from mmseqvae.files import replacing, write_csv, write_text
+from mmseqvae.pictures import save_png
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus
@@ -221,8 +222,7 @@ def sampled(trained: Trained, out: Path, seed: int) -> None:
         axes.imshow(roll.T, origin="lower", aspect="auto", cmap="Greys")
         with replacing(out / "samples" / f"{i}.npy") as part:
             np.save(part, roll)
-    with replacing(out / "pictures" / "rolls.png") as part:
-        figure.savefig(part, format="png", dpi=80)
+    save_png(figure, out / "pictures" / "rolls.png", 80)
 
 
 def summary(metrics: dict[str, Any], corpus: Corpus) -> list[str]:

@@ -33,6 +33,7 @@ import numpy as np
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.distributed import by_first
 from mmseqvae.files import replacing, write_csv
+from mmseqvae.pictures import save_png
 
 if TYPE_CHECKING:
     import torch
@@ -307,8 +308,7 @@ def picture(draws: Draws, truth: Tensor, shown: Sequence, path: Path) -> None:
         axes.plot(steps, truth[i, :length, 0], "k.", markersize=2)
         axes.plot(steps[start:], middle[i, start:length, 0])
         axes.fill_between(steps[start:], low[i, start:length, 0], high[i, start:length, 0], alpha=0.3)
-    with replacing(path) as part:
-        figure.savefig(part, format="png", dpi=100)
+    save_png(figure, path)
 
 
 def summary(metrics: dict[str, Any]) -> list[str]:

@@ -24,6 +24,7 @@ import numpy as np
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.distributed import by_first
 from mmseqvae.files import replacing, write_csv
+from mmseqvae.pictures import save_png
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus
@@ -210,8 +211,7 @@ def picture(images: list[np.ndarray], path: Path) -> None:
         axes.imshow(image, cmap="Greys", vmin=0, vmax=16)
     for axes in figure.axes:
         axes.set_axis_off()
-    with replacing(path) as part:
-        figure.savefig(part, format="png", dpi=80)
+    save_png(figure, path, 80)
 
 
 def written(trained: Trained, corpus: Corpus, split: str, out: Path, seed: int) -> None:

@@ -84,6 +84,7 @@ ORDER = [
     "text_figures",
     "coherence",
     "runs",
+    "pictures",
     "report",
     "recipe",
     "classification",

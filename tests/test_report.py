@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import warnings
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from mmseqvae.config import ModelConfig
 from mmseqvae.data import SequenceDataset
 from mmseqvae.data.batches import Column
 from mmseqvae.frames import FrameArrays, Standard
+from mmseqvae.pictures import save_png
 from mmseqvae.pretrained import Trained, build
 from mmseqvae.report import report
 from tests.test_evaluation import LOG_MEL, SMALL, WORDS, corpus
@@ -66,3 +68,16 @@ def test_a_model_without_sound_gets_its_latent_space(tmp_path: Path) -> None:
     one = SequenceDataset(["a"], [None], {"sensor": Column.of([torch.randn(4, 2)], torch.zeros(0, 2))})
     assert report(trained, one, tmp_path / "one") == [tmp_path / "one" / "pictures" / "latent.png"]
     assert ModelConfig().latent != SMALL.latent
+
+
+def test_symbols_that_no_font_has_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from matplotlib.figure import Figure
+
+    for name, text, told in (("plain", "seven", 0), ("strange", "\U0001fbfa\U0001fbfb", 1)):  # not assigned before 2020
+        figure = Figure()
+        figure.subplots().set_title(text)
+        caplog.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert save_png(figure, tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert len([message for message in caplog.messages if "no font here has" in message]) == told
