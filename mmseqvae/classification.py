@@ -227,13 +227,14 @@ def label_probabilities(
     likeliest one of this law is right more often than the one of a single draw, as `generate` writes it.
 
     name: the modality of the labels; what the batch says of it is not looked at, unless `given` names it. Number k is
-    `labels.decode([k])`; 0, the end, has no probability. Raises ValueError where the model has no such modality.
+    `labels.decode([k])`; the end (0) and the unknown label (1) have no probability. Raises ValueError where the model
+    has no such modality.
     """
     view = model.modalities.writes(model.modalities.check([name], model.writable, "name")[0])
     z = model.latents(batch, given, draws, generator)
     scores = torch.full((z.shape[1], labels.vocabulary_size), -math.inf, device=z.device)
     for k in range(labels.vocabulary_size):
-        if k != labels.end_id:
+        if k not in (labels.end_id, labels.unknown_id):
             label = Sequence.from_list([torch.tensor([k, labels.end_id])] * z.shape[1]).to(z.device)
             scores[:, k] = log_mean_exp(model.log_likelihood(z, {**batch, view: label}, [name])[name])
     return scores.softmax(1)

@@ -25,7 +25,9 @@ class TokenDecoder(nn.Module):
     """Latent -> tokens. A sequence ends with the token `end`; at `max_steps` the end is certain.
 
     vocabulary: V. input_dropout: share of previous tokens hidden in training; input_noise: share replaced by a random
-    token. An unobserved previous token looks like a hidden one. Raises ValueError for an `end` outside the vocabulary.
+    token. An unobserved previous token looks like a hidden one. never_first: tokens that no draw begins with, whatever
+    the law says of them: what begins with the end, or with an unknown label, is no label. Raises ValueError for an
+    `end` outside the vocabulary, or where nothing is left to begin with.
     """
 
     def __init__(
@@ -42,13 +44,17 @@ class TokenDecoder(nn.Module):
         dropout: float = 0.0,
         input_dropout: float = 0.0,
         input_noise: float = 0.0,
+        never_first: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         if not 0 <= end < vocabulary:
             raise ValueError(f"end must be a token in 0..{vocabulary - 1}, got {end}")
+        if never_first and not set(range(vocabulary)) - set(never_first):
+            raise ValueError(f"never_first leaves none of {vocabulary} tokens to begin with")
         check_max_steps(max_steps)
         self.vocabulary, self.latent, self.end, self.max_steps = vocabulary, latent, end, max_steps
         self.input_dropout, self.input_noise = input_dropout, input_noise
+        self.never_first = list(never_first)
         self.hidden_token, self.start_token = vocabulary, vocabulary + 1
         self.embedding = nn.Embedding(vocabulary + 2, embedding)
         self.net = ConditionedRNN(latent, embedding, hidden, kind, layers, dropout)
@@ -82,7 +88,10 @@ class TokenDecoder(nn.Module):
         drawn = free_running.Tokens(z, limit, self.end, how, generator)
         token = torch.full((len(z),), self.start_token, device=z.device)
         for t in range(limit - 1):
-            if drawn.draw(logits(step(token), constant), t):
+            law = logits(step(token), constant)
+            if t == 0:
+                law[:, self.never_first] = -torch.inf
+            if drawn.draw(law, t):
                 break
             token = drawn.tokens[t]
         return Sequence(drawn.tokens[: int(drawn.lengths.max()) if len(z) else 0].T, drawn.lengths)
@@ -100,6 +109,8 @@ class TokenDecoder(nn.Module):
         tokens, known = x.filled(self.end).T.contiguous(), x.mask.T
         for t in range(x.steps):
             logits = full(self.to_logits(step(token) + step.added))
+            if t == 0:
+                logits[:, self.never_first] = -torch.inf
             goes_on = (ahead > t)[:, None] & (torch.arange(self.vocabulary, device=z.device) == self.end)
             drawn = categorical_sample(
                 torch.where(goes_on, -torch.inf, logits), how.temperature, how.top_k, how.top_p, generator

@@ -235,7 +235,9 @@ def _no_gradient(part: nn.Module) -> Tensor:
     return total
 
 
-def tokens(vocabulary: int, end: int, longest: int, config: ModelConfig, conditions: int = 0) -> Modality:
+def tokens(
+    vocabulary: int, end: int, longest: int, config: ModelConfig, conditions: int = 0, never_first: tuple[int, ...] = ()
+) -> Modality:
     """Encoder and decoder of tokens 0..vocabulary-1 that end with `end`; `longest` counts it."""
     return Modality(
         TokenEncoder(
@@ -257,6 +259,7 @@ def tokens(vocabulary: int, end: int, longest: int, config: ModelConfig, conditi
             hidden=config.token_decoder,
             **_recurrent(config),
             input_dropout=config.input_dropout,
+            never_first=never_first,
         ),
         private=config.private,
         conditions=conditions,

@@ -57,8 +57,10 @@ def build(front_ends: Mapping[str, FrontEnd], longest: Mapping[str, int], config
     modalities = {}
     for name, front_end in front_ends.items():
         if isinstance(front_end, Tokenizer):
-            limit = Labels.STEPS if isinstance(front_end, Labels) else longest[name]
-            modalities[name] = tokens(front_end.vocabulary_size, front_end.end_id, limit, config, width)
+            size, end, label = front_end.vocabulary_size, front_end.end_id, isinstance(front_end, Labels)
+            limit = Labels.STEPS if label else longest[name]
+            never_first = (end, front_end.unknown_id) if label else ()
+            modalities[name] = tokens(size, end, limit, config, width, never_first)
         elif not isinstance(front_end, Category):
             if config.likelihood == "bernoulli" and not getattr(front_end, "binary", False):
                 raise ValueError(f"bernoulli is a likelihood of frames of 0 and 1, which those of {name} are not")

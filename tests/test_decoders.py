@@ -1,3 +1,4 @@
+import copy
 import itertools
 import math
 from collections.abc import Iterator
@@ -195,6 +196,23 @@ def test_strings_are_drawn_with_their_probability() -> None:
     for row in drawn.items():
         counts[tuple(row.tolist())] += 1  # a string outside the law is a KeyError
     assert agrees(torch.tensor([counts[s] for s in strings]), n * p)
+
+
+def test_what_no_draw_begins_with_may_stand_behind_it() -> None:
+    decoder, z = token_decoder(), latent(1)
+    barred = copy.deepcopy(decoder)
+    barred.never_first = [decoder.end, 2]
+    free, kept = (
+        d.sample(z.expand(3_000, -1), TokenSampling(temperature=1.0), seeded()).values for d in (decoder, barred)
+    )
+    assert {decoder.end, 2} <= set(free[:, 0].tolist())
+    assert not {decoder.end, 2} & set(kept[:, 0].tolist())
+    assert {decoder.end, 2} <= set(kept[:, 1].tolist())
+    hidden = Sequence(torch.zeros(500, 3, dtype=torch.long), torch.full((500,), 3), torch.zeros(500, 3).bool())
+    completed = barred.complete(z.expand(500, -1), hidden, TokenSampling(temperature=1.0), seeded())
+    assert not {decoder.end, 2} & set(completed[:, 0].tolist())
+    with pytest.raises(ValueError, match="leaves none of 3 tokens"):
+        TokenDecoder(3, 2, end=0, max_steps=2, never_first=(0, 1, 2))
 
 
 def test_greedy_tokens_are_the_most_likely_step_by_step() -> None:
