@@ -26,6 +26,10 @@ through the same log-mel and Griffin-Lim:
 `--holdout`, where the ratios are .988, .972 and .983; a decoder of 384 units has 1.012, .928 and 1.003 there in 28
 minutes. The numbers of test were looked at twice before: with the default coordination of 0.1 and 20 epochs (ratios
 .890, .683 and .856), and as it is but with draws of the posterior (.882, .769 and .883).
+
+In Mandarin and German (`--language cmn`, `--language de`, 15 and 19 minutes), which the transcriber alone can judge,
+CER is 0.000 and 0.001, and it hears 1.000 and .998 of reference speech, .993 and .995 of typed numbers (.993 and .997
+of it), .970 and .978 with noise, .995 and .987 of repeated recordings.
 """
 
 from __future__ import annotations
