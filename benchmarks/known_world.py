@@ -33,7 +33,7 @@ from benchmarks.ledger import Ledger
 from benchmarks.truth import truth
 from benchmarks.world import CHANNELS, END, LETTERS, MOST_FRAMES, MOST_LETTERS, Draws, Scores, World
 from mmseqvae.config import ModelConfig, TrainingConfig
-from mmseqvae.files import replacing, write_text
+from mmseqvae.files import write_text
 from mmseqvae.fusion import FUSIONS
 from mmseqvae.modalities import frames, tokens
 from mmseqvae.model import MultimodalVAE
@@ -209,8 +209,7 @@ def main(
         text = page(crowd, known["truth"], found, command, DEFAULT)
         print(text)
         write_text(stem.with_suffix(".md"), text + "\n")
-        with replacing(stem.with_suffix(".png")) as part:
-            picture(World(crowd), found, part)
+        picture(World(crowd), found, stem.with_suffix(".png"))
 
 
 def made(waiting: list[dict[str, Any]], side_by_side: int) -> Iterator[dict[str, Any]]:

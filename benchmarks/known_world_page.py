@@ -12,6 +12,7 @@ from scipy.stats import binom
 
 from benchmarks.heard import miscalibration
 from benchmarks.world import World
+from mmseqvae.pictures import save_png
 
 Record = dict[str, Any]
 
@@ -226,7 +227,7 @@ def picture(world: World, records: Mapping[str, Record], path: Path) -> None:
             for row in counts:
                 axis.stairs(row / n * bins, color="tab:blue", alpha=0.6, baseline=None)
             axis.set(ylim=(0, 4), xticks=[], yticks=[0, 1, 2, 3, 4])
-    figure.savefig(path, dpi=80)
+    save_png(figure, path, 80)
     plt.close(figure)
 
 

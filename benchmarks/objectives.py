@@ -24,7 +24,7 @@ from benchmarks.place import Place
 from benchmarks.trial import Setup, folder_of
 from benchmarks.turns import Run, take_turns
 from mmseqvae.config import CACHE_DIR
-from mmseqvae.files import replacing, write_text
+from mmseqvae.files import write_text
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -143,8 +143,7 @@ def main(
     write_text(results / "objectives.md", text + "\n")
     for measured in sorted({record["run"]["split"] for record in ledger.records()}):
         name = "objectives.png" if measured == "test" else f"objectives-{measured}.png"
-        with replacing(results / name) as part:
-            picture(ledger.records(), peers, ROWS, measured, part)
+        picture(ledger.records(), peers, ROWS, measured, results / name)
 
 
 def runs_of(rows: list[str], options: list[str] | None, seeds: list[int], **common: Any) -> list[Run]:

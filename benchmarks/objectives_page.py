@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.ledger import Record
 from benchmarks.spoken_digits import heard, measured
+from mmseqvae.pictures import save_png
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -252,7 +253,7 @@ def picture(records: Iterable[Record], peers: Iterable[Record], rows: Rows, spli
     squares = "squares are the peers' models, " if theirs else ""
     axes.set_title(f"Spoken digits, {split}: {squares}dotted lines are what is to be reached")
     figure.legend(loc="outside right upper", fontsize=8, handlelength=0, frameon=False)
-    figure.savefig(path, dpi=110)
+    save_png(figure, path, 110)
 
 
 def beats(other: tuple[float, float], place: tuple[float, float]) -> bool:

@@ -70,8 +70,7 @@ class Probe:
     def save(self, path: str | Path) -> None:
         """As JSON."""
         state = {"weight": self.weight.tolist(), "bias": self.bias.tolist()}
-        plain = {"classes": self.classes, "temperature": self.temperature, "strength": self.strength}
-        plain["given"] = self.given
+        plain = {name: getattr(self, name) for name in ("classes", "temperature", "strength", "given")}
         write_json(path, {"format_version": VERSION, **plain, **state})
 
     @classmethod

@@ -89,7 +89,7 @@ class TokenDecoder(nn.Module):
         token = torch.full((len(z),), self.start_token, device=z.device)
         for t in range(limit - 1):
             law = logits(step(token), constant)
-            if t == 0:
+            if t == 0 and self.never_first:
                 law[:, self.never_first] = -torch.inf
             if drawn.draw(law, t):
                 break
@@ -109,7 +109,7 @@ class TokenDecoder(nn.Module):
         tokens, known = x.filled(self.end).T.contiguous(), x.mask.T
         for t in range(x.steps):
             logits = full(self.to_logits(step(token) + step.added))
-            if t == 0:
+            if t == 0 and self.never_first:
                 logits[:, self.never_first] = -torch.inf
             goes_on = (ahead > t)[:, None] & (torch.arange(self.vocabulary, device=z.device) == self.end)
             drawn = categorical_sample(

@@ -29,7 +29,6 @@ SLACK = 1e-6  # of a quantile: a law that rounding left just below has passed it
 AHEAD = 32  # blocks whose noise is drawn at once,
 NUMBERS = 2**20  # unless these are more numbers than this
 FEW = 2**10  # logits from which a token is drawn in one call; more go through torch's softmax
-
 FEW_ROWS = 16  # up to which a compiled loop is faster than a library's matrix product
 
 Fill = Callable[[Tensor, Tensor], object]  # what the last step gave, and where its share of the gates goes

@@ -12,6 +12,7 @@ import tarfile
 import urllib.error
 import urllib.request
 import zlib
+from email.message import Message
 from http.client import HTTPException
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
@@ -49,16 +50,12 @@ def download(url: str, path: Path, sha256: str | None = None, md5: str | None = 
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
             resumed = answer.status == 206
             have = have if resumed else 0
-            tags = (answer.headers.get(name) for name in ("ETag", "Last-Modified"))
-            strong = next((tag for tag in tags if tag and not tag.startswith("W/")), None)
-            if strong:
-                write_text(version, strong)
-            else:
-                version.unlink(missing_ok=True)
             size = answer.headers.get("Content-Length")  # absent where the server packs the archive as it sends it
             total = None if size is None else have + int(size)
             bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=f"download {path.name}")
             with open(part, "ab" if resumed else "wb") as file, bar:
+                if not resumed:  # the part is empty now: what it will hold is of this version
+                    _note(answer.headers, version)
                 while block := answer.read(BLOCK):
                     file.write(block)
                     bar.update(len(block))
@@ -85,6 +82,16 @@ def download(url: str, path: Path, sha256: str | None = None, md5: str | None = 
     os.replace(part, path)
     version.unlink(missing_ok=True)
     return path
+
+
+def _note(headers: Message, version: Path) -> None:
+    """Keep what tells this file from another under its address: a strong ETag, else its date; no file where neither."""
+    tags = (headers.get(name) for name in ("ETag", "Last-Modified"))
+    strong = next((tag for tag in tags if tag and not tag.startswith("W/")), None)
+    if strong:
+        write_text(version, strong)
+    else:
+        version.unlink(missing_ok=True)
 
 
 def extract(archive: Path, folder: Path) -> Path:
