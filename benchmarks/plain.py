@@ -80,7 +80,7 @@ class Plain(nn.Module):
         hidden = self.speak.hidden(z, self.from_frame(previous))
         error = (x.values - self.speak.to_output(hidden).float()) * (-self.log_scale).exp()
         nats = 0.5 * error.square().sum(-1) + self.log_scale.sum() + 0.5 * x.values.shape[2] * LOG_2PI
-        t = torch.arange(x.steps)
+        t = torch.arange(x.steps, device=x.device)
         last = (t == x.lengths[:, None] - 1).long()
         end = self.to_end(hidden).float().log_softmax(-1).gather(-1, last[..., None]).squeeze(-1)
         return torch.where(step_mask(x.lengths, x.steps), end - nats, 0).sum(1)
@@ -97,15 +97,16 @@ class _Encoder(nn.Module):
         self.to_latent = nn.Linear(2 * rnn.hidden, 2 * latent)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Gaussian:
-        t = torch.arange(x.shape[1])
+        t = torch.arange(x.shape[1], device=x.device)
         turned = torch.where(step_mask(lengths, x.shape[1]), lengths[:, None] - 1 - t, t)
         reversed_ = x.gather(1, turned[..., None].expand_as(x))
         ends = []
         for rnn, inputs in ((self.ahead, x), (self.behind, reversed_)):
             if self.naive:
-                ends.append(rnn(pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False))[1][0])
+                packed = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
+                ends.append(rnn(packed)[1][0])
             else:
-                ends.append(rnn(inputs)[0][torch.arange(len(x)), lengths - 1])
+                ends.append(rnn(inputs)[0][torch.arange(len(x), device=x.device), lengths - 1])
         return Gaussian(*self.to_latent(torch.cat(ends, 1)).float().chunk(2, -1))
 
 

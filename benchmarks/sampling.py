@@ -61,8 +61,8 @@ class ObviousTokens(ObviousLoop):
         decoder = self.decoder
         assert isinstance(decoder, TokenDecoder)
         state, to_input, to_output = self.begin(z)
-        token = torch.full((len(z),), decoder.start_token)
-        done = torch.zeros(len(z), dtype=torch.bool)
+        token = torch.full((len(z),), decoder.start_token, device=z.device)
+        done = torch.zeros_like(token, dtype=torch.bool)
         tokens = []
         for _ in range(limit):
             output, state = self.rnn((decoder.embedding(token) + to_input)[None], state)
@@ -85,7 +85,7 @@ class ObviousFrames(ObviousLoop):
         block: Tensor = decoder.start.expand(len(z), -1)
         assert isinstance(decoder.likelihood, Normal)
         scale = noise * decoder.likelihood.log_scale.exp().repeat(decoder.reduction)
-        done = torch.zeros(len(z), dtype=torch.bool)
+        done = torch.zeros(len(z), dtype=torch.bool, device=z.device)
         blocks = []
         for _ in range(-(-limit // decoder.reduction)):
             output, state = self.rnn((decoder.from_block(block) + to_input)[None], state)
@@ -144,7 +144,7 @@ def audio_ways(reduction: int, batch: int, frames: int) -> dict[str, Way]:
     }
 
 
-def speaking(reduction: int, frames: int) -> Trained:
+def speaking(reduction: int, frames: int, device: str = "cpu") -> Trained:
     """An untrained model of words and of log-mels at 16 kHz, 80 frames a second, whose words last `frames`."""
     tokenizer, log_mel = (
         Tokenizer.train(WORDS),
@@ -157,12 +157,12 @@ def speaking(reduction: int, frames: int) -> Trained:
     decoder = model.modalities.decoder("audio")
     assert isinstance(decoder, FrameDecoder)
     decoder.to_end.bias.data[1:] = NEVER
-    return Trained(model.eval(), front_ends, longest, config)
+    return Trained(model.eval().to(device), front_ends, longest, config)
 
 
-def speech_ways(reduction: int, frames: int) -> dict[str, Way]:
+def speech_ways(reduction: int, frames: int, device: str = "cpu") -> dict[str, Way]:
     """From a typed word to its first block of frames, to all of them, and to samples."""
-    trained = speaking(reduction, frames)
+    trained = speaking(reduction, frames, device)
     start = {"audio": FrameSampling(max_steps=reduction)}
 
     def frames_of(decode: dict[str, FrameSampling] | None) -> object:

@@ -16,6 +16,7 @@ import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 
@@ -133,36 +134,53 @@ def plain(model: Plain, batch: Batch) -> Tensor:
 def bound(experts: list[Gaussian], score: Callable[[Tensor], Tensor]) -> Tensor:
     stacked = Gaussian(torch.stack([e.mean for e in experts]), torch.stack([e.logvar for e in experts]))
     rows = stacked.mean.shape[1]
-    subsets = [poe(stacked, chosen[:, None].expand(-1, rows)) for chosen in SUBSETS]
+    subsets = [poe(stacked, chosen[:, None].expand(-1, rows)) for chosen in subsets_on(stacked.mean.device)]
     z = torch.stack([q.rsample() for q in subsets])
     kl = torch.stack([q.kl().sum(-1) for q in subsets])
     return (kl - score(z)).mean()
 
 
+@cache
+def subsets_on(device: torch.device) -> Tensor:
+    """`SUBSETS`, copied to a GPU once."""
+    return SUBSETS.to(device)
+
+
 class Way:
     """A model with its optimiser, timed step by step."""
 
-    def __init__(self, model: nn.Module, loss: Callable[..., Tensor], batches: list[Batch], low: bool) -> None:
-        self.model, self.loss, self.batches, self.low = model, loss, batches, low
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    def __init__(
+        self, model: nn.Module, loss: Callable[..., Tensor], batches: list[Batch], low: bool, device: str = "cpu"
+    ) -> None:
+        self.model, self.loss, self.low, self.device = model.to(device), loss, low, device
+        self.batches = [{name: x.to(device) for name, x in batch.items()} for batch in batches]
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=device == "cuda")
         self.times: list[float] = []
 
     def step(self, index: int) -> float:
-        """Processor seconds."""
-        started = time.process_time()
+        """Processor seconds, on a GPU those until it is done."""
+        started = now(self.device)
         self.optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.low):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.low):
             loss = self.loss(self.model, self.batches[index % len(self.batches)])
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1000.0)
         self.optimizer.step()
-        return time.process_time() - started
+        return now(self.device) - started
 
     def microseconds_a_frame(self) -> float:
         """Over all batches: medians of each batch's times, summed, over all valid frames."""
         n = len(self.batches)
         each = [median(self.times[i::n]) for i in range(n)]
         return 1e6 * sum(each) / sum(int(b["audio"].lengths.sum()) for b in self.batches)
+
+
+def now(device: str) -> float:
+    """Seconds of this process; of the clock, once all is done, for a GPU."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def flops(workload: Workload, batch: Batch) -> float:
@@ -221,15 +239,15 @@ def product(rows: int, inputs: int, outputs: int, kind: torch.dtype, times: int 
     return (time.process_time() - started) * rows / (1024 * max(1, rows // 1024))
 
 
-def peak(low: bool) -> float:
+def peak(low: bool, device: str = "cpu", size: int = 2048) -> float:
     """FLOP/s of a large square product."""
-    a = torch.randn(2048, 2048, dtype=torch.bfloat16 if low else torch.float32)
+    a = torch.randn(size, size, dtype=torch.bfloat16 if low else torch.float32, device=device)
     times = []
     for _ in range(6):
-        started = time.process_time()
+        started = now(device)
         a @ a
-        times.append(time.process_time() - started)
-    return 2 * 2048**3 / median(times[1:])
+        times.append(now(device) - started)
+    return 2 * size**3 / median(times[1:])
 
 
 # ------------------------------------------------------------------------------------------------------- the tables
@@ -284,18 +302,18 @@ def main(
     add(*with_modalities(repeats, seed))
 
 
-def ways(workload: Workload, batches: int, seed: int) -> dict[str, Way]:
+def ways(workload: Workload, batches: int, seed: int, device: str = "cpu") -> dict[str, Way]:
     model = make(workload.vocabulary, int(workload.text.max()), int(workload.audio.max()), seed)
     naive, padded = Plain(model, naive=True), Plain(model, naive=False)
     random = workload.batches(batches, bucketed=False, seed=seed)
     sorted_ = workload.batches(batches, bucketed=True, seed=seed)
     return {
-        "naive, float32": Way(naive, plain, random, False),
-        "naive, bf16": Way(naive, plain, random, True),
-        "padded, float32": Way(padded, plain, sorted_, False),
-        "padded, bf16": Way(padded, plain, sorted_, True),
-        "ours, float32": Way(model, ours, sorted_, False),
-        "ours, bf16": Way(model, ours, sorted_, True),
+        "naive, float32": Way(naive, plain, random, False, device),
+        "naive, bf16": Way(naive, plain, random, True, device),
+        "padded, float32": Way(padded, plain, sorted_, False, device),
+        "padded, bf16": Way(padded, plain, sorted_, True, device),
+        "ours, float32": Way(model, ours, sorted_, False, device),
+        "ours, bf16": Way(model, ours, sorted_, True, device),
     }
 
 
@@ -364,9 +382,9 @@ def with_steps(growth: list[int], repeats: int, kinds: list[bool], seed: int) ->
         cells = []
         for low in kinds:
             way = Way(model, ours, batch, low)
-            now = median([way.step(0) for _ in range(repeats + 1)][1:])
-            cells += [f"{now:.2f}", f"{now / before[low]:.2f}" if low in before else ""]
-            before[low] = now
+            took = median([way.step(0) for _ in range(repeats + 1)][1:])
+            cells += [f"{took:.2f}", f"{took / before[low]:.2f}" if low in before else ""]
+            before[low] = took
         lines.append(f"| {longest} | {' | '.join(cells)} |")
     return lines
 
@@ -389,8 +407,8 @@ def with_modalities(repeats: int, seed: int) -> list[str]:
         lengths = torch.full((BATCH,), 100)
         batch = {name: Sequence(torch.randn(BATCH, 100, MELS, generator=generator), lengths) for name in model.readable}
         way = Way(model, joint, [batch], False)
-        now = median([way.step(0) for _ in range(repeats + 1)][1:])
-        lines.append(f"| {count} | {now:.2f} | {now / count:.2f} |")
+        took = median([way.step(0) for _ in range(repeats + 1)][1:])
+        lines.append(f"| {count} | {took:.2f} | {took / count:.2f} |")
     return lines
 
 

@@ -7,7 +7,7 @@ import math
 from einops import rearrange
 from torch import Tensor, nn
 
-from mmseqvae.packed import Packing, State
+from mmseqvae.packed import Packing, Padded, State
 from mmseqvae.recurrent import Recurrent
 from mmseqvae.sequence import Sequence
 
@@ -23,7 +23,7 @@ class ConditionedRNN(nn.Module):
         self.to_state = nn.Linear(latent, layers * self.states * hidden)
         self.to_output = nn.Linear(latent, hidden)
 
-    def forward(self, z: Tensor, x: Tensor, packing: Packing) -> Tensor:
+    def forward(self, z: Tensor, x: Tensor, packing: Packing | Padded) -> Tensor:
         """z [S, B, D], x [N, E] the packed inputs that all draws share -> hidden [N, S, H]."""
         outputs = self.rnn.packed(x, packing, self.begin(z), self.to_input(z))
         return outputs + self.to_output(z).transpose(0, 1).index_select(0, packing.rows)

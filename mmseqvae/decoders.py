@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from mmseqvae import free_running
+from mmseqvae import captured, free_running
 from mmseqvae.conditioned import ConditionedRNN, check_lengths, stack_draws
 from mmseqvae.likelihoods import FrameLikelihood, categorical_sample, linear_categorical_log_prob
-from mmseqvae.packed import Packing, State
+from mmseqvae.packed import Packing, Padded, State
 from mmseqvae.sampling import FrameSampling, TokenSampling, check_max_steps
 from mmseqvae.sequence import Sequence, full
 
@@ -82,19 +82,25 @@ class TokenDecoder(nn.Module):
     @torch.no_grad()
     def sample(self, z: Tensor, how: TokenSampling, generator: torch.Generator | None = None) -> Sequence:
         """Free-running draws, one a row: z [N, D] -> Sequence of N that ends in `end`."""
-        limit = min(how.max_steps or self.max_steps, self.max_steps)
-        step = free_running.steps(self.net, z, limit, self.embedding)
+        drawn = free_running.Tokens(z, min(how.max_steps or self.max_steps, self.max_steps), self.end, how, generator)
+        if captured.fits(z):
+            captured.tokens(self.net, self.embedding, self.to_logits, z, drawn, self.start_token, self.never_first)
+        else:
+            self._draw(z, drawn)
+        return Sequence(drawn.tokens[: int(drawn.lengths.max()) if len(z) else 0].T, drawn.lengths)
+
+    def _draw(self, z: Tensor, drawn: free_running.Tokens) -> None:
+        """Step by step."""
+        step = free_running.steps(self.net, z, drawn.limit, self.embedding)
         constant, logits = self.to_logits(step.added), free_running.affine(self.to_logits.weight, len(z))
-        drawn = free_running.Tokens(z, limit, self.end, how, generator)
         token = torch.full((len(z),), self.start_token, device=z.device)
-        for t in range(limit - 1):
+        for t in range(drawn.limit - 1):
             law = logits(step(token), constant)
             if t == 0 and self.never_first:
                 law[:, self.never_first] = -torch.inf
             if drawn.draw(law, t):
                 break
             token = drawn.tokens[t]
-        return Sequence(drawn.tokens[: int(drawn.lengths.max()) if len(z) else 0].T, drawn.lengths)
 
     @torch.no_grad()
     def complete(self, z: Tensor, x: Sequence, how: TokenSampling, generator: torch.Generator | None = None) -> Tensor:
@@ -211,14 +217,14 @@ class FrameDecoder(nn.Module):
         packing = self._packing(x)
         return packing.spread(self._packed_hidden(z[None], x, packing))[0]
 
-    def _packed_hidden(self, z: Tensor, x: Sequence, packing: Packing) -> Tensor:
+    def _packed_hidden(self, z: Tensor, x: Sequence, packing: Packing | Padded) -> Tensor:
         """z [S, B, D], x of B -> [N, S, H]."""
         frames = self._blocks(torch.where(x.mask[..., None], x.values, self.hole)).flatten(2)
         start = repeat(self.start, "c -> n 1 c", n=len(x))
         previous = torch.cat([start, self._corrupt(frames[:, :-1])], 1)[:, : frames.shape[1]]
         return self.dropout(self.net(z, self.from_block(packing.gather(previous)), packing))
 
-    def _packing(self, x: Sequence) -> Packing:
+    def _packing(self, x: Sequence) -> Packing | Padded:
         """Of the blocks."""
         return Packing.of((x.lengths + self.reduction - 1) // self.reduction, -(-x.steps // self.reduction))
 
@@ -233,16 +239,28 @@ class FrameDecoder(nn.Module):
         limit = min(how.max_steps or self.max_steps, self.max_steps)
         count = -(-limit // self.reduction)
         ends = free_running.Ends(z, limit, how.end == "draw", generator)
+        if captured.fits(z) and self.likelihood.additive:
+            layers = self.from_block, self.to_frames, self.to_end
+            frames = captured.frames(
+                self.net, *layers, self.likelihood, z, self.start, count, how.noise, ends, generator
+            )
+        else:
+            frames = self._draw(z, count, how.noise, ends, generator)
+        return Sequence(frames[:, : int(ends.lengths.max())] if len(z) else frames, ends.lengths)
+
+    def _draw(
+        self, z: Tensor, count: int, noise: float, ends: free_running.Ends, generator: torch.Generator | None
+    ) -> Tensor:
+        """Step by step."""
         layers = self.from_block, self.to_frames, self.to_end
         step = free_running.steps(self.net, z, count)
-        blocks = free_running.Blocks(self.likelihood, *layers, step.added, count, how.noise, generator)
+        blocks = free_running.Blocks(self.likelihood, *layers, step.added, count, noise, generator)
         x = blocks.start(self.start)
         for j in range(count):
             x, output = blocks.step(step(x), j)
             if ends.block(output, self.reduction, j):
                 break
-        frames = blocks.frames()
-        return Sequence(frames[:, : int(ends.lengths.max())] if len(z) else frames, ends.lengths)
+        return blocks.frames()
 
     @torch.no_grad()
     def complete(self, z: Tensor, x: Sequence, how: FrameSampling, generator: torch.Generator | None = None) -> Tensor:
@@ -274,7 +292,7 @@ class FrameDecoder(nn.Module):
 
     def _end_terms(self, hidden: Tensor, block: Tensor, lengths: Tensor) -> Tensor:
         """log p of what each block decides: hidden [N, S, H], block numbers and lengths in frames [N] -> [N, S]."""
-        left = lengths - block * self.reduction  # frames from the block's first one to the end
+        left = (lengths - block * self.reduction).clamp(min=0)  # frames from the block's first one to the end
         outcome = torch.where(left > self.reduction, 0, left)[:, None, None].expand(-1, hidden.shape[1], 1)
         return self.end_log_prob(hidden, block[:, None], self.max_steps).gather(-1, outcome).squeeze(-1)
 

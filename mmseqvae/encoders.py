@@ -41,8 +41,13 @@ class NormalisedMean(nn.Module):
     def forward(self, mean: Tensor, present: Tensor) -> Tensor:
         """mean [B, D], present [B] -> [B, D]."""
         average, variance = self.average, self.variance
-        if self.training and int(present.sum()) > 1:
-            average, variance = mean[present].mean(0), mean[present].var(0, correction=0)
+        if self.training:
+            count = present.sum()
+            share = (present / count.clamp(min=1))[:, None].to(mean)
+            here = torch.where(present[:, None], mean, 0)
+            now = (share * here).sum(0)
+            spread = (share * (here - now).square()).sum(0)
+            average, variance = torch.where(count > 1, now, average), torch.where(count > 1, spread, variance)
             with torch.no_grad():
                 self.average.lerp_(average, self.momentum)
                 self.variance.lerp_(variance, self.momentum)

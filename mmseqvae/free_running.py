@@ -178,8 +178,18 @@ class Tokens:
         else:
             law = categorical_law(logits, self.how.temperature, self.how.top_k, self.how.top_p)
             token.copy_(invert(law, self.uniforms[t]))
-        self.lengths[(self.lengths == self.limit) & (token == self.end)] = t + 1
-        return _ask(t) and bool((self.lengths < self.limit).all())
+        self.note(t, 1)
+        return _ask(t) and self.all_ended()
+
+    def note(self, t: int, count: int) -> None:
+        """Note the ends among tokens[t : t + count], in tensor operations."""
+        ended = self.tokens[t : t + count] == self.end
+        first = ended.int().argmax(0) + t + 1
+        self.lengths = torch.where((self.lengths == self.limit) & ended.any(0), first, self.lengths)
+
+    def all_ended(self) -> bool:
+        """Before the limit, where the end is certain."""
+        return bool((self.lengths < self.limit).all())
 
     def _draw_fast(self, logits: Tensor, t: int) -> bool:
         tokens, uniforms, lengths = self.arrays
@@ -215,9 +225,10 @@ class Blocks:
 
     def _draw(self) -> Tensor | None:
         """Deviations of the next blocks, [ahead, N, r C]."""
+        if not self.likelihood.additive:
+            return None
         shape = (self.ahead, self.rows, self.reduction, self.likelihood.channels)
-        drawn = self.likelihood.deviations(shape, self.to_frames.weight, self.noise, self.generator)
-        return None if drawn is None else drawn.flatten(2)
+        return self.likelihood.deviations(shape, self.to_frames.weight, self.noise, self.generator).flatten(2)
 
     def _shift(self, deviations: Tensor | None) -> list[Tensor]:
         """What is added to the output of each of the next steps."""
@@ -269,13 +280,23 @@ class Ends:
         """
         if self.fast:
             return fused().end_blocks(full(output).numpy(), r, j * r, self.limit, *self.arrays) == 0
-        logits = output[:, -r - 1 :]
-        end = end_law(logits.double(), torch.tensor(j, device=logits.device), self.limit).exp()
-        passed = 1 - self.going[:, None] + self.going[:, None] * end[:, 1:].cumsum(-1) >= self.quantile[:, None]
-        here = (self.lengths == 0) & passed.any(1)
-        self.lengths = torch.where(here, j * r + passed.int().argmax(1) + 1, self.lengths)
-        self.going = self.going * end[:, 0]
-        return _ask(j) and bool((self.lengths > 0).all())
+        self.blocks(output[None, :, -r - 1 :], j)
+        return _ask(j) and self.all_ended()
+
+    def blocks(self, logits: Tensor, j: int) -> None:
+        """Read what blocks j, j + 1, ... decide, logits [K, N, r + 1], in tensor operations."""
+        count, r = len(logits), logits.shape[-1] - 1
+        block = torch.arange(j, j + count, device=logits.device)[:, None]
+        end = end_law(logits.double(), block, self.limit).exp()
+        here = self.going * torch.cat([torch.ones_like(end[:1, :, 0]), end[:-1, :, 0]]).cumprod(0)  # got to a block
+        passed = 1 - here[..., None] + here[..., None] * end[..., 1:].cumsum(-1) >= self.quantile[:, None]
+        passed = rearrange(passed, "k n r -> n (k r)")
+        first = passed.int().argmax(1) + j * r + 1
+        self.lengths = torch.where((self.lengths == 0) & passed.any(1), first, self.lengths)
+        self.going = here[-1] * end[-1, :, 0]
+
+    def all_ended(self) -> bool:
+        return bool((self.lengths > 0).all())
 
 
 @cache

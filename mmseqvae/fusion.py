@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mmseqvae.gaussian import Gaussian, GaussianMixture, Posterior
-from mmseqvae.sequence import full
+from mmseqvae.sequence import constant, full
 
 Fusion = Callable[[Gaussian, Tensor], Posterior]
 
@@ -58,8 +58,9 @@ def moe(experts: Gaussian, present: Tensor) -> GaussianMixture:
 
     Shapes as for `poe`; parts: [1 + M, ..., D], the first of them for rows with nothing present.
     """
-    modalities = len(experts.mean)
-    members = torch.cat([torch.zeros(1, modalities), torch.eye(modalities)]).bool().to(present.device)
+    modalities = range(len(experts.mean))
+    alone = [tuple(each == m for each in modalities) for m in modalities]
+    members = constant((tuple(False for _ in modalities), *alone), torch.bool, present.device)
     return mixture_of_products(experts, present, members, poe_without_base)
 
 
@@ -69,7 +70,7 @@ def mopoe(experts: Gaussian, present: Tensor) -> GaussianMixture:
     Sutter et al. 2021, "Generalized multimodal ELBO", eq. 5. Shapes as for `poe`; parts: [2 ** M, ..., D], the first
     of them for rows with nothing present.
     """
-    members = torch.tensor(list(product([False, True], repeat=len(experts.mean))), device=present.device)
+    members = constant(tuple(product((False, True), repeat=len(experts.mean))), torch.bool, present.device)
     return mixture_of_products(experts, present, members, poe)
 
 
@@ -240,7 +241,7 @@ class Encoded:
         if given is None:
             return self.fuse(self.experts, self.said)
         chosen = {given} if isinstance(given, str) else set(given)
-        asked = torch.tensor([name in chosen for name in self.names], device=self.present.device)
+        asked = constant(tuple(name in chosen for name in self.names), torch.bool, self.present.device)
         return self.fuse(self.experts, self.said & asked.reshape(-1, *[1] * (self.said.ndim - 1)))
 
     @property

@@ -158,9 +158,12 @@ def parts(q: Posterior) -> tuple[Tensor, Gaussian]:
     """Log-weights [S, ...] and the Gaussians [S, ..., D] that a posterior is a mixture of; S = 1 for a Gaussian.
 
     For stratified expectations: E_q f(z) = sum_s weight_s E_{part s} f(z). An absent part has weight 0 and is N(0, I);
-    parts that are absent from all rows are left out, so that nobody decodes their draws.
+    parts that are absent from all rows are left out, so that nobody decodes their draws; not on a GPU, which would be
+    waited for.
     """
     if isinstance(q, GaussianMixture):
+        if q.log_weights.device.type != "cpu":
+            return q.log_weights, q.parts
         somewhere = (q.log_weights > -torch.inf).flatten(1).any(1)
         if somewhere.all() or not somewhere.any():
             return q.log_weights, q.parts

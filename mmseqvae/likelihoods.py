@@ -17,7 +17,8 @@ from mmseqvae.gaussian import LOG_2PI, draw
 from mmseqvae.sequence import full
 
 SCALES = ("fixed", "learnt", "predicted")
-LOGITS = 2**20  # logits at once, 4 MiB
+LOGITS = 2**20  # logits at once, 4 MiB;
+LOGITS_GPU = 2**26  # on a GPU 256 MiB, since few large kernels are faster there
 Size = tuple[int, ...]
 
 
@@ -35,14 +36,16 @@ class FrameLikelihood(nn.Module):
         """parameters [..., size] -> draw [..., C]; `noise` 1 is the likelihood itself, 0 its mode."""
         raise TypeError(f"{type(self).__name__} must define sample")
 
+    @property
+    def additive(self) -> bool:
+        """Whether draws are the parameters plus `deviations` that do not depend on them."""
+        return False
+
     def deviations(
         self, shape: Size, like: Tensor, noise: float = 1.0, generator: torch.Generator | None = None
-    ) -> Tensor | None:
-        """What draws of `shape` [..., C] add to the parameters, in the type and place of `like`.
-
-        None where it is not that simple.
-        """
-        return None
+    ) -> Tensor:
+        """What draws of `shape` [..., C] add to the parameters, like `like` in type and place, where `additive`."""
+        raise TypeError(f"{type(self).__name__} must define deviations")
 
     def floor_hits(self, parameters: Tensor) -> Tensor:
         """Share of channels whose scale sits on its floor, [..., size] -> [...]; 0 where there is no scale."""
@@ -84,11 +87,13 @@ class _LocationScale(FrameLikelihood):
         location, log_scale = self.split(parameters)
         return location + noise * log_scale.exp() * self.standard(location, location.shape, generator)
 
+    @property
+    def additive(self) -> bool:
+        return self.scale_kind != "predicted"
+
     def deviations(
         self, shape: Size, like: Tensor, noise: float = 1.0, generator: torch.Generator | None = None
-    ) -> Tensor | None:
-        if self.scale_kind == "predicted":
-            return None
+    ) -> Tensor:
         _, log_scale = self.split(like.new_zeros(self.channels))
         return noise * log_scale.exp() * self.standard(like, shape, generator)
 
@@ -175,7 +180,7 @@ class _LinearCategorical(torch.autograd.Function):
             hidden, to_logits = hidden.to(weight.dtype), weight.to(low or weight.dtype)
             nats = hidden.new_empty(len(hidden))
             kept = []
-            size = max(1, LOGITS // len(weight))
+            size = max(1, (LOGITS if hidden.device.type == "cpu" else LOGITS_GPU) // len(weight))
             for start in range(0, len(hidden), size):
                 rows = slice(start, start + size)
                 logits = torch.mm(hidden[rows].to(to_logits.dtype), to_logits.t()).to(weight.dtype).add_(bias)

@@ -16,7 +16,7 @@ from mmseqvae.decoders import FrameDecoder, TokenDecoder
 from mmseqvae.encoders import FrameEncoder, TokenEncoder
 from mmseqvae.gaussian import Gaussian
 from mmseqvae.likelihoods import FRAME_LIKELIHOODS
-from mmseqvae.sequence import Sequence
+from mmseqvae.sequence import Sequence, constant
 
 Batch = Mapping[str, Sequence]
 Encoder = TokenEncoder | FrameEncoder
@@ -122,7 +122,7 @@ class Modalities(nn.ModuleDict):
         if self.shared == self.latent:
             return None
         own = [self.columns(name) for name in self.readable]
-        return torch.tensor([[d in columns for d in range(self.latent)] for columns in own], device=device)
+        return constant(tuple(tuple(d in columns for d in range(self.latent)) for columns in own), torch.bool, device)
 
     def read(self, name: str, x: Sequence, like: Tensor) -> Gaussian:
         """One expert an item, x of B -> Gaussian [B, D], by running the encoder on the rows that are there only.
@@ -132,13 +132,13 @@ class Modalities(nn.ModuleDict):
         """
         encoder = self.modality(name).encoder
         assert encoder is not None
-        rows = x.present.nonzero().squeeze(-1)
-        if not len(rows):
+        rows = x.rows_present()
+        if rows is not None and not len(rows):
             nothing = like + _no_gradient(encoder)
             return Gaussian(nothing, nothing)
-        own = encoder(x if len(rows) == len(x) else x[rows])
+        own = encoder(x if rows is None else x[rows])
         mean, logvar = (self._spread(name, t) for t in (own.mean, own.logvar))
-        if len(rows) < len(x):
+        if rows is not None:
             mean, logvar = (t.new_zeros(len(x), self.latent).index_copy(0, rows, t) for t in (mean, logvar))
         return Gaussian(mean, logvar)
 
@@ -148,15 +148,14 @@ class Modalities(nn.ModuleDict):
         0 in other rows. context: what the covariates say, [B, W].
         """
         decoder = self.decoder(name)
-        rows = x.present.nonzero().squeeze(-1)
-        if not len(rows):
-            return z.new_zeros(z.shape[:-1]) + _no_gradient(decoder)
-        some = len(rows) < len(x)
-        if some:
-            x, z, total = x[rows], z[..., rows, :], z.shape[:-1]
+        rows, total = x.rows_present(), z.shape[:-1]
+        if rows is not None and not len(rows):
+            return z.new_zeros(total) + _no_gradient(decoder)
+        if rows is not None:
+            x, z = x[rows], z[..., rows, :]
             context = None if context is None else context[rows]
         scores = x.sum_steps(decoder.log_prob(self.decoded(name, z, context), x))
-        return scores.new_zeros(total).index_copy(-1, rows, scores) if some else scores
+        return scores if rows is None else scores.new_zeros(total).index_copy(-1, rows, scores)
 
     def decoded(self, name: str, z: Tensor, context: Tensor | None = None) -> Tensor:
         """What a decoder reads of latents z [..., D]: the shared and its private dimensions, then the context."""

@@ -20,7 +20,7 @@ from mmseqvae.gaussian import Gaussian, Law
 from mmseqvae.modalities import Batch, Covariate, Modalities, Modality, as_read
 from mmseqvae.priors import Prior, StandardNormal, VampPrior, fit_mixture
 from mmseqvae.sampling import FrameSampling, Sampling, TokenSampling
-from mmseqvae.sequence import Sequence
+from mmseqvae.sequence import Sequence, constant
 
 FITTED: dict[str, Callable[..., Prior]] = {"mixture": fit_mixture, "flow": fit_flow}
 
@@ -88,7 +88,7 @@ class MultimodalVAE(Forecasting):
 
     def columns(self, name: str) -> Tensor:
         """The dimensions of the latent that one modality reads and writes, the shared ones first: indices."""
-        return torch.tensor(self.modalities.columns(name), device=self.device)
+        return constant(tuple(self.modalities.columns(name)), torch.long, self.device)
 
     def encode(self, batch: Batch, given: Iterable[str] | None = None) -> Encoded:
         """Run the encoder of every modality in `given` (default: all readable) that the batch holds, once.

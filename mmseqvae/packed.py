@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from mmseqvae.cells import Cell, Gru, Tanh
+from mmseqvae.sequence import step_mask
 
 CELLS: dict[str, type[Cell]] = {"RNN_TANH": Tanh, "GRU": Gru}
 PIECE = 1024  # rows whose gates are computed at once; 512 to 4096 measure alike
@@ -42,7 +44,10 @@ class Packing:
     steps: int
 
     @classmethod
-    def of(cls, lengths: Tensor, steps: int) -> Packing:
+    def of(cls, lengths: Tensor, steps: int) -> Packing | Padded:
+        """Of a batch on a CPU; on a GPU, where it would have to wait for the lengths, `Padded`."""
+        if lengths.device.type != "cpu":
+            return Padded(lengths, steps)
         order = lengths.argsort(descending=True, stable=True)
         longest_first = lengths[order]
         t = torch.arange(int(longest_first[0]) if len(order) else 0, device=lengths.device)[:, None]
@@ -77,6 +82,37 @@ class Packing:
         t, row = alive(self.counts).nonzero().unbind(1)
         counts = torch.tensor(self.counts, dtype=torch.long)
         return (counts.cumsum(0) - counts)[self.lengths[self.order][row] - 1 - t] + row
+
+
+@dataclass(frozen=True)
+class Padded:
+    """A padded batch [B, T] by the same interface: every step is there, N = B T, also those beyond a length.
+
+    Nothing here looks at the lengths, so that nothing waits for a GPU. What is spread out again is 0 beyond a length.
+    """
+
+    lengths: Tensor
+    steps: int
+
+    @property
+    def rows(self) -> Tensor:
+        """[N]: the row that each step is of."""
+        return torch.arange(len(self.lengths), device=self.lengths.device).repeat_interleave(self.steps)
+
+    @property
+    def times(self) -> Tensor:
+        """[N]: its number within the row, from 0."""
+        return torch.arange(self.steps, device=self.lengths.device).repeat(len(self.lengths))
+
+    def gather(self, x: Tensor) -> Tensor:
+        """[B, T, ...] -> [N, ...]."""
+        return x.flatten(0, 1)
+
+    def spread(self, x: Tensor) -> Tensor:
+        """[N, S, ...] -> [S, B, T, ...], 0 beyond each length."""
+        x = rearrange(x, "(b t) s ... -> s b t ...", b=len(self.lengths), t=self.steps)
+        valid = step_mask(self.lengths, self.steps)
+        return torch.where(valid.reshape(*valid.shape, *[1] * (x.ndim - 3)), x, 0)
 
 
 def alive(counts: list[int]) -> Tensor:

@@ -359,7 +359,7 @@ def posteriors(model: MultimodalVAE, dataset: SequenceDataset, given: list[str] 
 
 
 def to_device(batch: Mapping[str, Sequence], device: torch.device) -> dict[str, Sequence]:
-    return {view: sequence.to(device) for view, sequence in batch.items()}
+    return {view: sequence.to(device, non_blocking=True) for view, sequence in batch.items()}
 
 
 def _names(want: str | Iterable[str] | None) -> list[str] | None:

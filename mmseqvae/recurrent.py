@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mmseqvae import packed
-from mmseqvae.packed import Packing, State
+from mmseqvae.packed import Packing, Padded, State
 from mmseqvae.sequence import step_mask
 
 CELLS: dict[str, Callable[[int, int], nn.RNNBase]] = {"tanh": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
@@ -60,14 +60,14 @@ class Recurrent(nn.Module):
         """
         if state is not None and self.bidirectional:
             raise ValueError("an initial state is defined for one direction only")
-        if x.device.type != "cpu":
-            return self._padded(x, lengths, state)
         packing = Packing.of(lengths, x.shape[1])
+        if isinstance(packing, Padded):
+            return self._padded(x, lengths, state)
         lifted = None if state is None else [tuple(s[None] for s in layer) for layer in state]
         return packing.spread(self.packed(packing.gather(x), packing, lifted))[0]
 
     def packed(
-        self, x: Tensor, packing: Packing, state: list[State] | None = None, shift: Tensor | None = None
+        self, x: Tensor, packing: Packing | Padded, state: list[State] | None = None, shift: Tensor | None = None
     ) -> Tensor:
         """`forward` over packed steps, for S draws that read the same x: [N, C] -> [N, S, H or 2H].
 
@@ -76,9 +76,9 @@ class Recurrent(nn.Module):
         """
         if self.bidirectional and (state is not None or shift is not None):
             raise ValueError("an initial state and a shift are defined for one direction only")
-        draws = 1 if shift is None else len(shift)
-        if x.device.type != "cpu":
+        if isinstance(packing, Padded):
             return self._packed_by_padding(x, packing, state, shift)
+        draws = 1 if shift is None else len(shift)
         outputs, behind = self._layers(x, packing, state, shift)
         if behind is not None:
             outputs = torch.cat([outputs, behind.index_select(0, packing.turned())], 1)
@@ -86,9 +86,9 @@ class Recurrent(nn.Module):
 
     def final(self, x: Tensor, lengths: Tensor) -> Tensor:
         """`last` of `forward`, without the outputs between: x [B, T, C] -> [B, H or 2H]."""
-        if x.device.type != "cpu":
-            return self.last(self._padded(x, lengths, None), lengths)
         packing = Packing.of(lengths, x.shape[1])
+        if isinstance(packing, Padded):
+            return self.last(self._padded(x, lengths, None), lengths)
         ends = [
             part.index_select(0, packing.ends)
             for part in self._layers(packing.gather(x), packing, None, None)
@@ -117,16 +117,14 @@ class Recurrent(nn.Module):
                 behind = packed.run(backwards[layer], h.index_select(0, turned), counts)
         return ahead, behind
 
-    def _packed_by_padding(
-        self, x: Tensor, packing: Packing, state: list[State] | None, shift: Tensor | None
-    ) -> Tensor:
-        """`packed` by way of `_padded`."""
-        padded = packing.spread(x[:, None])
+    def _packed_by_padding(self, x: Tensor, packing: Padded, state: list[State] | None, shift: Tensor | None) -> Tensor:
+        """`packed` by way of `_padded`: every draw's rows beside one another."""
+        padded = x.unflatten(0, (len(packing.lengths), packing.steps))[None]
         if shift is not None:
             padded = padded + shift[:, :, None]
         flat = None if state is None else [tuple(s.flatten(0, 1) for s in layer) for layer in state]
         outputs = self._padded(padded.flatten(0, 1), packing.lengths.repeat(len(padded)), flat)
-        return torch.stack([packing.gather(o) for o in outputs.unflatten(0, (len(padded), -1))], 1)
+        return rearrange(outputs, "(s b) t h -> (b t) s h", s=len(padded))
 
     def _padded(self, x: Tensor, lengths: Tensor, state: list[State] | None) -> Tensor:
         """torch's own layers over the padded batch: the plain version of `_packed`."""
@@ -134,7 +132,8 @@ class Recurrent(nn.Module):
         backwards = _each(self.backwards)
         for layer, rnn in enumerate(_each(self.forwards)):
             h = self.dropout(h) if layer else h
-            ahead = run_padded(rnn, h, state[layer] if state else None)
+            first = state[layer] if state else None
+            ahead = run_padded(rnn, h, first)
             if self.bidirectional:
                 behind = run_padded(backwards[layer], reverse(h, lengths), None)
                 ahead = torch.cat([ahead, reverse(behind, lengths)], -1)

@@ -7,11 +7,19 @@ S subsets, V vocabulary, H hidden units, R reduction factor (frames a decoder st
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import overload
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any, overload
 
 import torch
 from torch import Tensor
+
+
+@lru_cache(maxsize=256)
+def constant(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`torch.tensor(values)`, copied to a device once, since a GPU is waited for then. Never to be written to."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def step_mask(lengths: Tensor, steps: int) -> Tensor:
@@ -26,6 +34,7 @@ class Sequence:
     values: [B, T] (integer tokens) or [B, T, C] (frames); what lies beyond a length may be anything, NaN included.
     lengths: [B] int64, steps that exist; 0 means that the modality is missing for this item.
     observed: optional [B, T] bool; False marks a hole, a step that is neither read nor scored.
+    there: optional [B] bool on the CPU, `present` as it was before the batch went to a GPU, so that nobody must wait.
 
     Raises ValueError where shapes or types do not fit together. The *contents* of `lengths` are not looked at here,
     since that would wait for a GPU; `check()` does, and everything that reads data from outside calls it.
@@ -34,6 +43,7 @@ class Sequence:
     values: Tensor
     lengths: Tensor
     observed: Tensor | None = None
+    there: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.values.ndim < 2:
@@ -93,20 +103,25 @@ class Sequence:
     def device(self) -> torch.device:
         return self.values.device
 
-    @property
+    @cached_property
     def valid(self) -> Tensor:
         """[B, T] bool: the step exists (it may still be a hole)."""
         return step_mask(self.lengths, self.steps)
 
-    @property
+    @cached_property
     def mask(self) -> Tensor:
         """[B, T] bool: the step exists and was observed. Only these steps are read and scored."""
         return self.valid if self.observed is None else self.valid & self.observed
 
-    @property
+    @cached_property
     def present(self) -> Tensor:
         """[B] bool: at least one step of the item was observed."""
         return self.lengths > 0 if self.observed is None else self.mask.any(1)
+
+    def rows_present(self) -> Tensor | None:
+        """[B'] int64, the rows that are `present`; None where all are. Waits for a GPU unless `there` is known."""
+        rows = (self.present if self.there is None else self.there).nonzero().squeeze(-1)
+        return None if len(rows) == len(self) else rows.to(self.device, non_blocking=True)
 
     @property
     def known_lengths(self) -> Tensor:
@@ -154,7 +169,10 @@ class Sequence:
         return self.hiding(missing) if bool((missing & self.mask).any()) else self
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Sequence:
-        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
+        """The batch on a device; from a CPU to a GPU with what is `there` noted."""
+        there = self.present if self.device.type == "cpu" else self.there
+        moved = self._map(lambda x: x.to(device, non_blocking=non_blocking))
+        return moved if moved.device.type == "cpu" else replace(moved, there=there)
 
     def pin_memory(self) -> Sequence:
         return self._map(Tensor.pin_memory)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 import warnings
+from collections.abc import Iterator
 from collections.abc import Sequence as Many
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -112,14 +115,33 @@ def fit(
         warnings.filterwarnings("ignore", f".*({'|'.join(ignored)}).*")
         if here.ranks > 1:  # Lightning asks the first process before every step whether to stop, and waits for it
             trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
-        trainer.fit(module, loader, valid, ckpt_path=checkpoint, weights_only=True)
+        with repeatable():
+            trainer.fit(module, loader, valid, ckpt_path=checkpoint, weights_only=True)
 
     if here.first:
-        finish(trained, datasets["train"], training, progress)
+        with repeatable():
+            finish(trained, datasets["train"], training, progress)
         trained.save(out)
         write_skipped(out, corpus.skipped)
     wait()
     return trained if here.first else load(out)
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """On a GPU, kernels that add up in the same order every time; without, gradients differ from run to run."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+    before = torch.get_deterministic_debug_mode(), torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(before[0])
+        torch.utils.deterministic.fill_uninitialized_memory = before[1]  # type: ignore[attr-defined]
 
 
 def check_settings(model: ModelConfig, objective: ObjectiveConfig, training: TrainingConfig) -> None:

@@ -32,6 +32,7 @@ ORDER = [
     "encoders",
     "conditioned",
     "free_running",
+    "captured",
     "decoders",
     "modalities",
     "estimates",

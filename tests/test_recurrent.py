@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from mmseqvae import packed as fast
-from mmseqvae.packed import Packing
+from mmseqvae.packed import Packing, Padded
 from mmseqvae.recurrent import CELLS, Recurrent
 from mmseqvae.sequence import step_mask
 
@@ -127,7 +127,9 @@ def test_draws_that_share_their_inputs_are_padded_rows_of_their_own(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fast, "PIECE", piece)
         found = model.packed(x, packing, state, shift)
-    expected = model._packed_by_padding(x, packing, state, shift)
+    padded = Padded(packing.lengths, packing.steps)
+    expected = model.packed(packing.spread(x[:, None])[0].flatten(0, 1), padded, state, shift)
+    expected = packing.gather(padded.spread(expected).permute(1, 2, 0, 3))
     torch.testing.assert_close(found, expected)
     if any(lengths):
         gradients = torch.autograd.grad((weight * found).sum(), inputs)
@@ -146,6 +148,10 @@ def test_packing_is_torchs(lengths: list[int], padding: int) -> None:
     ]
     assert torch.equal(packing.spread(packing.gather(x)[:, None])[0], torch.where(step_mask(n, x.shape[1]), x, 0))
     assert packing.gather(x).tolist() == [int(x[r, t]) for r, t in zip(packing.rows, packing.times, strict=True)]
+    padded = Padded(n, x.shape[1])
+    assert padded.gather(x).tolist() == x.flatten().tolist()
+    assert padded.gather(x).tolist() == [int(x[r, t]) for r, t in zip(padded.rows, padded.times, strict=True)]
+    assert torch.equal(padded.spread(padded.gather(x)[:, None])[0], torch.where(step_mask(n, x.shape[1]), x, 0))
     turned = packing.gather(x)[packing.turned()]
     assert turned.tolist() == [
         int(x[r, lengths[r] - 1 - t]) for r, t in zip(packing.rows.tolist(), packing.times.tolist(), strict=True)

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmseqvae.sequence import Sequence, step_mask
+from mmseqvae.sequence import Sequence, constant, step_mask
 
 NAN = float("nan")
 
@@ -107,3 +107,22 @@ def test_check_names_the_step_that_is_not_finite_and_ignores_padding(trailing: t
     holes = torch.ones(2, 3, dtype=torch.bool)
     holes[1, 1] = False
     Sequence(values, torch.tensor([2, 3]), holes).check()
+
+
+def test_rows_that_are_present_are_known_without_asking_the_batch() -> None:
+    x = Sequence(torch.zeros(3, 2), torch.tensor([2, 0, 1]))
+    assert x.rows_present().tolist() == [0, 2]  # type: ignore[union-attr]
+    assert Sequence(x.values, torch.tensor([2, 1, 1])).rows_present() is None
+    moved = Sequence(x.values, x.lengths, there=torch.tensor([False, True, True]))  # what it says, not what is there
+    assert moved.rows_present().tolist() == [1, 2]  # type: ignore[union-attr]
+    assert x.to("cpu").there is None
+    assert moved[torch.tensor([0, 1])].there is None
+
+
+def test_a_constant_is_made_once_for_each_type() -> None:
+    cpu = torch.device("cpu")
+    no, zero = constant((False, True), torch.bool, cpu), constant((0, 1), torch.long, cpu)
+    assert no.dtype == torch.bool
+    assert zero.tolist() == [0, 1]
+    assert zero.dtype == torch.long
+    assert constant((0, 1), torch.long, cpu) is zero

@@ -296,6 +296,7 @@ def make_loader(
             batch_sampler=sampler,
             collate_fn=_as_is,
             num_workers=num_workers,
+            pin_memory=torch.cuda.is_available(),  # so that a batch is copied to a GPU while it computes
             generator=torch.Generator().manual_seed(seed),  # a loader would else draw from the global one
         )
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from mmseqvae.fusion import Encoded
 from mmseqvae.model import Batch, MultimodalVAE
 from mmseqvae.objectives.terms import Terms, Weights, check_weights, diagnostics, rate, register, weighted
+from mmseqvae.sequence import constant
 
 
 @register
@@ -70,7 +71,8 @@ def mvae(
     places: dict[str, list[int]] = {}
     for name in model.writable:
         places[name] = [place for place, names in enumerate(chosen, start=1) if name in names]
-        scores |= model.log_likelihood(z[[0, *places[name]]], batch, [name])  # one call a decoder
+        own = z.index_select(0, constant((0, *places[name]), torch.long, z.device))
+        scores |= model.log_likelihood(own, batch, [name])  # one call a decoder
     joint = rate(q, model.training_prior, z[0], free_bits, free_bits_item)
     reconstruction = {name: score[0] for name, score in scores.items()}
     objective = weighted(reconstruction, weights) - beta * joint.cost

@@ -96,8 +96,7 @@ def mmvae_plus(
     scores = counted(model, batch, z, log_shares > -torch.inf)
     own = laws.detach() if gradient == "dreg" else laws
     everyone = GaussianMixture(log_shares, own[..., model.shared])
-    private = torch.ones(model.latent, dtype=torch.bool, device=z.device)
-    private[model.shared] = False
+    private = slice(model.shared.stop, None)
     log_q = everyone.log_prob(z[..., model.shared]) + own[:, None, :, private].log_prob(z[..., private])
     log_p = model.training_prior.log_prob(z)
     log_weights = weighted(scores, weights) + beta * (log_p - log_q)
