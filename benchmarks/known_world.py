@@ -1,13 +1,16 @@
 """What does every objective lose, in nats, where the truth is known? And what keeps accuracy, variety and likelihood?
 
     python -m benchmarks.known_world                       # both worlds, every objective, two runs side by side
+    python -m benchmarks.known_world --seconds 45          # what loses least, for as long as one another
 
-Every run trains the same small networks with the same likelihood, scale rule, optimiser and number of steps on fresh
-pairs from the world of `benchmarks/world.py`, then counts what it loses against exact values (`benchmarks/gaps.py`) and
-what the truth hears in it (`benchmarks/heard.py`). Only the objective, the fusion that belongs to it, and the prior
-differ. The first seed screens; the constructions that lose least, `CLOSE`, are trained with every seed. Two worlds:
-voices v ~ N(0, I), and a crowd of four speakers, between whom there are holes. A finished run is a line in
-results/known_world.jsonl and is not made again; the tables and pictures are written from these lines.
+Every run trains the same small networks with the same likelihood, scale rule, optimiser and number of steps, or for the
+same processor time, on fresh pairs from the world of `benchmarks/world.py`, then counts what it loses against exact
+values (`benchmarks/gaps.py`) and what the truth hears in it (`benchmarks/heard.py`). Only the objective, the fusion that
+belongs to it, and the prior differ. The first seed screens; the constructions that lose least, `CLOSE`, are trained with
+every seed. The same number of steps favours objectives whose steps are dear, those of several draws: which of `TIMED`
+loses least is decided for equal time, as it is on speech (`benchmarks/objectives.py`). Two worlds: voices v ~ N(0, I),
+and a crowd of four speakers, between whom there are holes. A finished run is a line in results/known_world.jsonl and is
+not made again; the tables and pictures are written from these lines.
 """
 
 from __future__ import annotations
@@ -47,6 +50,7 @@ LATENT, HIDDEN = 6, 32
 COMPONENTS = 50  # of the prior that is fitted, and of the one that is learnt
 PAIRS, BATCH, RATE, CLIP = 200_000, 256, 5e-3, 20.0
 FITTED, TEST = 4000, 500
+PROBED = 60  # steps whose time tells how many of them fit into a budget
 
 
 @dataclass(frozen=True)
@@ -156,12 +160,26 @@ CLOSE = {
     "coordinated 0.03, own 0.3, 5 draws, prior learnt, mixtures given m",
 }
 
+# What is trained for equal time: what loses less than most at equal steps, of every construction that has conditionals.
+TIMED = CLOSE | {
+    "JNF",
+    "ELBO, prior learnt, mixtures given m",
+    "MVTCAE, prior learnt, mixtures given m",
+    "coordinated 0.1, prior learnt, mixtures given m",
+    "coordinated 0.3, own 0.3, prior learnt, mixtures given m",
+    "coordinated 0.1, own 0.1, prior learnt, mixtures given m",
+    "coordinated 0.1, 2 draws, prior learnt, mixtures given m",
+    "coordinated 0.1, 5 draws, prior learnt, mixtures given m",
+    "coordinated 0.0, 2 draws, prior learnt, mixtures given m",
+}
+
 
 def main(
     only: list[str] | None = None,
     speakers: list[int] = [1, 4],  # noqa: B006
     seeds: list[int] = [0, 1, 2],  # noqa: B006
     steps: int = 1200,
+    seconds: float | None = None,
     draws: int = 200,
     results: Path = RESULTS,
     side_by_side: int = 2,
@@ -169,33 +187,37 @@ def main(
     """Train what is not yet in the results, measure it, and write tables and pictures.
 
     Args:
-        only: names of runs; all of them by default.
+        only: names of runs; by default all of them, and with `seconds` those in TIMED.
         speakers: of the worlds, 1 for v ~ N(0, I), 4 for a crowd.
         seeds: of networks, batches and draws: the first for every run, all of them for those in CLOSE, whose figures
             are averages then. The test pairs are the same for every seed.
-        steps: of every training.
+        steps: of every training,
+        seconds: or as many as take this much processor time; every seed of a run makes as many.
         draws: importance draws of every log-likelihood.
         results: folder for the lines, tables and pictures.
         side_by_side: runs at a time, one thread each.
     """
-    names = only or list(RUNS)
+    names = only or [name for name in RUNS if seconds is None or name in TIMED]
     if strange := sorted(set(names) - set(RUNS)):
         raise ValueError(f"there is no run {strange}; there are {list(RUNS)}")
     ledger = Ledger(results / "known_world.jsonl")
     for crowd in speakers:
         if ledger.find({"world": crowd}) is None:
             ledger.append({"run": {"world": crowd}, "truth": truth(World(crowd)).to_dict()})
+    budget: dict[str, Any] = {"steps": steps} if seconds is None else {"seconds": seconds}
     wanted = [
-        {"name": name, "world": crowd, "seed": seed, "steps": steps, "draws": draws, **RUNS[name].settings()}
+        {"name": name, "world": crowd, "seed": seed, **budget, "draws": draws, **RUNS[name].settings()}
         for crowd in speakers
         for name in names
         for seed in seeds[: None if name in CLOSE else 1]
     ]
-    waiting = [run for run in wanted if ledger.find(run) is None]
+    left = [run for run in wanted if ledger.find(run) is None]
+    waiting = [(run, steps if seconds is None else max(1, round(seconds / pace(run["name"], ledger)))) for run in left]
     for record in tqdm(made(waiting, side_by_side), "known world", total=len(waiting), unit="run"):
         ledger.append(record)
 
-    options = f" --seeds {' '.join(map(str, seeds))} --steps {steps} --draws {draws}"
+    options = f" --seeds {' '.join(map(str, seeds))} --draws {draws}"
+    options += f" --steps {steps}" if seconds is None else f" --seconds {seconds:g}"
     command = "python -m benchmarks.known_world" + options + (f" --only {shlex.join(names)}" if only else "")
     for crowd in speakers:
         known = ledger.find({"world": crowd})
@@ -205,35 +227,46 @@ def main(
             if run["world"] == crowd and (record := ledger.find(run)) is not None:
                 records[run["name"]].append(record)
         found = {name: average(several) for name, several in records.items()}
-        stem = results / f"known_world-{'crowd' if crowd > 1 else 'smooth'}"
+        stem = results / f"known_world-{'crowd' if crowd > 1 else 'smooth'}{'-time' if seconds else ''}"
         text = page(crowd, known["truth"], found, command, DEFAULT)
         print(text)
         write_text(stem.with_suffix(".md"), text + "\n")
         picture(World(crowd), found, stem.with_suffix(".png"))
 
 
-def made(waiting: list[dict[str, Any]], side_by_side: int) -> Iterator[dict[str, Any]]:
+def pace(name: str, ledger: Ledger) -> float:
+    """Seconds a step of a run, measured once."""
+    found = ledger.find({"pace": name})
+    if found is None:
+        found = {"run": {"pace": name}, "seconds a step": seconds_a_step(RUNS[name])}
+        ledger.append(found)
+    return float(found["seconds a step"])
+
+
+def made(waiting: list[tuple[dict[str, Any], int]], side_by_side: int) -> Iterator[dict[str, Any]]:
     """The records of runs, each as soon as it is finished."""
     if side_by_side == 1:
-        yield from map(finished, waiting)
+        yield from (finished(*run) for run in waiting)
         return
     with ProcessPoolExecutor(side_by_side, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(finished, run) for run in waiting]):
+        for done in as_completed([pool.submit(finished, *run) for run in waiting]):
             yield done.result()
 
 
-def finished(run: dict[str, Any]) -> dict[str, Any]:
+def finished(run: dict[str, Any], steps: int) -> dict[str, Any]:
     """Train and measure one run."""
     torch.set_num_threads(1)
     world, chosen = World(run["world"]), Run(**{f.name: run[f.name] for f in fields(Run) if f.name in run})
+    pairs = world.draw(PAIRS, seed=1)
     started = time.process_time()
-    model = trained(chosen, world.draw(PAIRS, seed=1), run["steps"], run["seed"])
+    model = fitted(optimised(chosen, pairs, steps, run["seed"]), chosen, pairs, run["seed"])
     seconds = time.process_time() - started
     figures: Figures = measure(model, world, world.draw(TEST, seed=2), run["draws"], seed=run["seed"])
     return {
         "run": run,
         "figures": figures,
         "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": steps,
         "seconds": round(seconds, 1),
         "measured in": round(time.process_time() - started - seconds, 1),
         "date": time.strftime("%Y-%m-%d"),
@@ -267,8 +300,20 @@ def build(run: Run) -> MultimodalVAE:
     return MultimodalVAE(modalities, FUSIONS[run.fusion](len(modalities), latent), prior)
 
 
-def trained(run: Run, pairs: Draws, steps: int, seed: int) -> MultimodalVAE:
-    """A model trained on random batches of `pairs`, with a mixture fitted to its posteriors."""
+def seconds_a_step(run: Run) -> float:
+    """Of processor time, over `PROBED` steps behind as many others."""
+    torch.set_num_threads(1)
+    pairs = World(1).draw(PAIRS, seed=1)
+    times = []
+    for _ in range(2):
+        started = time.process_time()
+        optimised(run, pairs, PROBED, 0)
+        times.append(time.process_time() - started)
+    return times[-1] / PROBED
+
+
+def optimised(run: Run, pairs: Draws, steps: int, seed: int) -> MultimodalVAE:
+    """A model trained on random batches of `pairs`."""
     torch.manual_seed(seed)
     model = build(run).train()
     optimizer = torch.optim.Adam(parameter_groups(model, RATE, TrainingConfig.prior_rate), fused=True)
@@ -281,7 +326,11 @@ def trained(run: Run, pairs: Draws, steps: int, seed: int) -> MultimodalVAE:
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         schedule.step()
-    model.eval()
+    return model.eval()
+
+
+def fitted(model: MultimodalVAE, run: Run, pairs: Draws, seed: int) -> MultimodalVAE:
+    """The model with a mixture fitted to its posteriors, and with conditionals if the run has some."""
     with torch.no_grad():
         encoded = model.encode(some(pairs, torch.arange(FITTED)))
         model.fit_prior(encoded.posterior().rsample(), COMPONENTS, seed)

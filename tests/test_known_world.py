@@ -168,8 +168,8 @@ def test_every_run_learns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = known_world.RUNS[name]
     if run.conditional:
         run = replace(run, conditional="mixture")  # a flow takes seconds, and has tests of its own
-    model = known_world.trained(run, pairs, steps=3, seed=0)
-    before = dict(known_world.trained(replace(run, conditional=None), pairs, steps=0, seed=0).named_parameters())
+    model = known_world.fitted(known_world.optimised(run, pairs, 3, seed=0), run, pairs, seed=0)
+    before = dict(known_world.optimised(run, pairs, 0, seed=0).named_parameters())
     changed = [n for n, p in model.named_parameters() if n in before and not torch.equal(p, before[n])]
     assert set(model.conditionals) == ({"text", "audio"} if run.conditional else set())
     assert any("encoder" in n for n in changed)
@@ -195,8 +195,38 @@ def test_a_finished_run_is_kept_and_the_tables_are_written(
     assert f"| {sum(losses) / 2:.2f} (" in row
     assert (tmp_path / "known_world-smooth.md").read_text() == first
     assert (tmp_path / "known_world-smooth.png").stat().st_size > 10_000
-    monkeypatch.setattr(known_world, "finished", lambda run: pytest.fail("a finished run was made again"))
+    monkeypatch.setattr(known_world, "finished", lambda *run: pytest.fail("a finished run was made again"))
     known_world.main(**arguments, results=tmp_path, side_by_side=1)
     assert capsys.readouterr().out == first
     with pytest.raises(ValueError, match=r"there is no run \['nonsense'\]"):
         known_world.main(only=["nonsense"], results=tmp_path)
+
+
+def test_for_equal_time_every_seed_makes_as_many_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(known_world, "PAIRS", 5000)
+    monkeypatch.setattr(known_world, "TEST", 60)
+    paces = {"ELBO": 0.5, known_world.DEFAULT: 0.25}
+    monkeypatch.setattr(known_world, "TIMED", set(paces))
+    monkeypatch.setattr(
+        known_world, "seconds_a_step", lambda run: paces["ELBO" if run.objective == "elbo" else known_world.DEFAULT]
+    )
+    known_world.main(speakers=[1], seeds=[0, 1], seconds=1.0, draws=4, results=tmp_path, side_by_side=1)
+    lines = [json.loads(line) for line in (tmp_path / "known_world.jsonl").read_text().splitlines()]
+    assert {(line["run"]["name"], line["steps"]) for line in lines if "steps" in line} == {
+        ("ELBO", 2),
+        (known_world.DEFAULT, 4),
+    }
+    assert [line["seconds a step"] for line in lines if "pace" in line["run"]] == [0.5, 0.25]
+    assert (tmp_path / "known_world-smooth-time.md").read_text() == capsys.readouterr().out
+    assert (
+        "as many steps as take 1 s of processor time, of 256 fresh pairs"
+        in (tmp_path / "known_world-smooth-time.md").read_text()
+    )
+
+
+def test_the_pace_of_a_run_is_that_of_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_world, "PAIRS", 5000)
+    monkeypatch.setattr(known_world, "PROBED", 3)
+    assert 0 < known_world.seconds_a_step(known_world.RUNS["ELBO"]) < 5
