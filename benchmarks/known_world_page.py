@@ -134,9 +134,7 @@ def page(speakers: int, truth: Mapping[str, float], records: Mapping[str, Record
         if record["run"]["objective"] != "cvae"
     ]
     least = min(effective, default=0.0)
-    budget = (
-        f"{run['steps']} steps" if "steps" in run else f"as many steps as take {run['seconds']:g} s of processor time,"
-    )
+    budget = f"{run['steps']} steps" if "steps" in run else f"as many steps as take {run['seconds']:g} CPU seconds,"
     return "\n".join(
         [
             f"# A world with known truth: {voices}",
