@@ -3,14 +3,14 @@
     python -m benchmarks.known_world                       # both worlds, every objective, two runs side by side
     python -m benchmarks.known_world --seconds 45          # what loses least, for as long as one another
 
-Every run trains the same small networks with the same likelihood, scale rule, optimiser and number of steps, or for the
-same processor time, on fresh pairs from the world of `benchmarks/world.py`, then counts what it loses against exact
-values (`benchmarks/gaps.py`) and what the truth hears in it (`benchmarks/heard.py`). Only the objective, the fusion
-that belongs to it, and the prior differ. The first seed screens; the constructions that lose least, `CLOSE`, are trained
-with every seed. The same number of steps favours objectives whose steps are dear, those of several draws: which of `TIMED`
-loses least is decided for equal time, as it is on speech (`benchmarks/objectives.py`). Two worlds: voices v ~ N(0, I),
-and a crowd of four speakers, between whom there are holes. A finished run is a line in results/known_world.jsonl and is
-not made again; the tables and pictures are written from these lines.
+Every run trains the same small networks with the same likelihood, scale rule, optimiser and number of steps, or for
+the same processor time, on fresh pairs from the world of `benchmarks/world.py`, then counts what it loses against
+exact values (`benchmarks/gaps.py`) and what the truth hears in it (`benchmarks/heard.py`). Only the objective, the
+fusion that belongs to it, and the prior differ. The first seed screens; the constructions that lose least, `CLOSE`,
+are trained with every seed. The same number of steps favours objectives whose steps are dear, those of several draws:
+which of `TIMED` loses least is decided for equal time, as it is on speech (`benchmarks/objectives.py`). Two worlds:
+voices v ~ N(0, I), and a crowd of four speakers, between whom there are holes. A finished run is a line in
+results/known_world.jsonl and is not made again; the tables and pictures are written from these lines.
 """
 
 from __future__ import annotations
