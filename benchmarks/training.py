@@ -33,6 +33,7 @@ from mmseqvae.files import write_text
 from mmseqvae.fusion import poe
 from mmseqvae.gaussian import Gaussian
 from mmseqvae.likelihoods import Normal
+from mmseqvae.memory import keep_freed_memory
 from mmseqvae.modalities import Modality
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.sequence import Sequence
@@ -274,6 +275,7 @@ def main(
         seed: of lengths and values.
     """
     torch.set_num_threads(1)
+    keep_freed_memory()  # as `fit` does
     found = workloads(data_dir, seed)
     if strange := sorted(set(only or ()) - set(found)):
         raise ValueError(f"--only names {strange}; there are {list(found)}")
@@ -354,6 +356,7 @@ def peak_memory(workload: Workload, name: str, batches: int, seed: int) -> float
 
 def _peak_of(workload: Workload, name: str, batches: int, seed: int) -> float:
     torch.set_num_threads(1)
+    keep_freed_memory()
     way = ways(workload, batches, seed)[name]
     way.batches = [max(way.batches, key=lambda b: int(b["audio"].lengths.sum()))]
     before = memory("VmRSS")

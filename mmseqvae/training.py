@@ -28,6 +28,7 @@ from mmseqvae.distributed import by_first, cluster, joined, processes, wait
 from mmseqvae.files import replacing, write_json
 from mmseqvae.fusion import Encoded
 from mmseqvae.labels import Category, Labels
+from mmseqvae.memory import keep_freed_memory
 from mmseqvae.model import FITTED, MultimodalVAE
 from mmseqvae.objectives import chosen, weights_by_dimension
 from mmseqvae.pretrained import Trained, build, check_names, encoded, load, start_prior
@@ -62,6 +63,7 @@ def fit(
     check_settings(model, objective, training)
     if training.threads:
         torch.set_num_threads(training.threads)
+    keep_freed_memory()
     lightning.seed_everything(training.seed, verbose=False)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings would bury what matters
     if len(corpus.datasets["train"]) < 2:

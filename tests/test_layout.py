@@ -16,6 +16,7 @@ ROOT = Path(str(mmseqvae.__file__)).parent
 ORDER = [
     "config",
     "files",
+    "memory",
     "distributed",
     "sampling",
     "sequence",
