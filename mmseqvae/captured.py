@@ -2,7 +2,8 @@
 
 A step of a small decoder is a dozen kernels that take less time than their launches. Graphs are kept for each decoder's
 net, number of rows (rounded up to a power of two) and way of drawing, and captured anew where weights have moved. The
-loops in `decoders.py` are the plain version, which tests compare with.
+loops in `decoders.py` are the plain version, which tests compare with. A graph has buffers of its own: two threads must
+not draw from one decoder at once.
 """
 
 from __future__ import annotations
