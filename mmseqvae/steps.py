@@ -85,19 +85,19 @@ class Training(lightning.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         rows = _rows(batch)
-        if not rows:  # others have the last items of the epoch: take part with something that counts nothing
-            loader = self.trainer.train_dataloader
-            assert loader is not None
-            batch = to_device(loader.dataset[0], self.device)
+        batch = batch if rows else self.stand_in(self.trainer.train_dataloader)
         terms = self.terms(with_gaps(batch, self.training_config.gaps))
         numbers = self.numbers(terms)
         if self.target is not None and not self.pretraining:
             sums = torch.stack([terms.kl.detach().sum() * bool(rows), terms.kl.new_full((), rows)])
             kl, items = total(sums).tolist()  # every process follows the same beta
             numbers["beta"] = torch.full_like(terms.elbo, self.target.update(kl / items))
-        if rows:
-            self.trained_on.add(numbers)
+        self.trained_on.add(_counted(numbers, rows))
         return self.penalty() - self.mean(terms.objective, rows)
+
+    def stand_in(self, loader: Any) -> Batch:
+        """Where others have the last items of an epoch: something to take part with, which counts nothing."""
+        return to_device(loader.dataset[0], self.device)
 
     def mean(self, values: Tensor, rows: int) -> Tensor:
         """Of [B] over the batches of all processes, of which `rows` here, times what their gradients are divided by."""
@@ -145,10 +145,10 @@ class Training(lightning.LightningModule):
             torch.cuda.set_rng_state(state[size:], self.device)
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        if _rows(batch):
-            terms = self.terms(batch)
-            self.seen.add(self.numbers(terms))
-            self.means_seen.add_rows(terms.means)
+        rows = _rows(batch)
+        terms = self.terms(batch if rows else self.stand_in(self.trainer.val_dataloaders))
+        self.seen.add(_counted(self.numbers(terms), rows))
+        self.means_seen.add_rows(_counted(terms.means, rows))
 
     def terms(self, batch: Batch) -> Terms:
         config = self.objective
@@ -210,6 +210,11 @@ def parameter_groups(model: MultimodalVAE, rate: float, prior_rate: float) -> li
     learnt = [] if model.learnt is None else list(model.learnt.parameters())
     groups: list[dict[str, Any]] = [{"params": of_networks(model), "lr": rate}]
     return [*groups, {"params": learnt, "lr": prior_rate * rate}] if learnt else groups
+
+
+def _counted(values: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
+    """Values of a batch of that many rows; of none, NaNs, since every process must add the same names."""
+    return values if rows else {name: torch.full_like(value, torch.nan) for name, value in values.items()}
 
 
 def _rows(batch: Batch) -> int:

@@ -101,6 +101,15 @@ def test_another_number_of_processes_does_not_go_on(folder: Path) -> None:
         noisy(folder, "cut", checkpoint_steps=3)
 
 
+def test_processes_without_an_item_do_not_wait_forever(tmp_path: Path) -> None:
+    """One item to validate with, so that one of two processes has none."""
+    make(tmp_path, train=3, valid=1)
+    assert launch(tmp_path, "few", timeout=300) == [0, 0], said(tmp_path, "few")
+    curves = logged(tmp_path / "few")
+    assert len(curves["valid/elbo"]) == 2
+    assert all(value == value for value in curves["valid/elbo"])
+
+
 def test_a_recipe_downloads_once_and_leaves_one_run(tmp_path: Path) -> None:
     published = requests_as_published(tmp_path / "published")
     with tarfile.open(tmp_path / "requests.tar.gz", "w:gz") as tar:

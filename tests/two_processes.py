@@ -30,15 +30,15 @@ MODEL = ModelConfig(
 TRAINING = TrainingConfig(epochs=2, batch_size=4, warm_up=2, components=2, conditionals="none", threads=1)
 
 
-def make(folder: Path) -> None:
+def make(folder: Path, train: int = TRAIN, valid: int = VALID) -> None:
     """Arrays whose level says which of two words stands beside them; every sixth word is missing."""
     folder.mkdir(exist_ok=True)
     random = np.random.default_rng(0)
     lines = ["id,text,move,split,label"]
-    for item in range(TRAIN + VALID):
+    for item in range(train + valid):
         np.save(folder / f"{item}.npy", random.normal(4 * (item % 2), 1, (5 + item % 4, 3)).astype(np.float32))
         text = "" if item % 6 == 5 else ("low", "high")[item % 2]
-        lines.append(f"{item},{text},{item}.npy,{'train' if item < TRAIN else 'valid'},{item % 3}")
+        lines.append(f"{item},{text},{item}.npy,{'train' if item < train else 'valid'},{item % 3}")
     (folder / "manifest.csv").write_text("\n".join(lines))
 
 
@@ -123,8 +123,8 @@ def recipe(folder: Path) -> None:
     )  # fmt: skip
 
 
-def launch(folder: Path, *what: str) -> list[int]:
-    """Run this file in two processes; their exit codes. Raises TimeoutExpired after 15 minutes."""
+def launch(folder: Path, *what: str, timeout: float = 900) -> list[int]:
+    """Run this file in two processes; their exit codes. Raises TimeoutExpired after so many seconds."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -141,7 +141,7 @@ def launch(folder: Path, *what: str) -> list[int]:
         for rank, log in enumerate(logs)
     ]  # fmt: skip
     try:
-        return [process.wait(timeout=900) for process in running]
+        return [process.wait(timeout=timeout) for process in running]
     finally:
         for process, log in zip(running, logs, strict=True):
             process.kill()
@@ -162,5 +162,7 @@ if __name__ == "__main__":
         killed(folder, "cut", 8)
     elif what == "resume":
         noisy(folder, "cut", checkpoint_steps=3)
+    elif what == "few":
+        noisy(folder, "few")
     elif what == "recipe":
         recipe(folder)
