@@ -160,6 +160,7 @@ CLOSE = {
     "coordinated 0.03, own 0.3, 5 draws, prior learnt, mixtures given m",
     "coordinated 0.3, own 0.3, prior learnt, mixtures given m",
     "coordinated 0.1, own 0.1, prior learnt, mixtures given m",
+    "coordinated 0.1, 2 draws, prior learnt, mixtures given m",
 }
 
 # What is trained for equal time: what loses less than most at equal steps, of every construction that has conditionals.
@@ -168,7 +169,6 @@ TIMED = CLOSE | {
     "ELBO, prior learnt, mixtures given m",
     "MVTCAE, prior learnt, mixtures given m",
     "coordinated 0.1, prior learnt, mixtures given m",
-    "coordinated 0.1, 2 draws, prior learnt, mixtures given m",
     "coordinated 0.1, 5 draws, prior learnt, mixtures given m",
     "coordinated 0.0, 2 draws, prior learnt, mixtures given m",
 }
