@@ -25,7 +25,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.sampling import LATENT, ObviousFrames, ObviousTokens, frame_decoder, speech_ways, token_decoder
-from benchmarks.training import BATCH, RESULTS, Way, Workload, flops, make, now, ours, peak, ways, workloads
+from benchmarks.training import BATCH, RESULTS, Way, Workload, flops, make, now, ours, peak, take_times, ways, workloads
 from mmseqvae import captured
 from mmseqvae.decoders import FrameDecoder, TokenDecoder
 from mmseqvae.files import write_text
@@ -105,11 +105,7 @@ def training(
     )
     for workload in found.values():
         every = ways(workload, batches, seed, CUDA)
-        for turn in range(repeats + 1):
-            for index in range(batches):
-                for way in every.values():
-                    seconds = way.step(index)
-                    way.times += [seconds] if turn else []
+        take_times(every, batches, repeats)
         per_frame = {name: way.microseconds_a_frame() for name, way in every.items()}
         for name, way in every.items():
             mean = sum(way.times) / len(way.times)

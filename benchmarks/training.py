@@ -319,13 +319,18 @@ def ways(workload: Workload, batches: int, seed: int, device: str = "cpu") -> di
     }
 
 
-def compare(workload: Workload, batches: int, repeats: int, peaks: dict[bool, float], seed: int) -> list[str]:
-    every = {name: way for name, way in ways(workload, batches, seed).items() if way.low in peaks}
+def take_times(every: dict[str, Way], batches: int, repeats: int) -> None:
+    """Step every way on every batch, in turns; the first round does not count."""
     for turn in range(repeats + 1):
         for index in range(batches):
             for way in every.values():
                 seconds = way.step(index)
                 way.times += [seconds] if turn else []
+
+
+def compare(workload: Workload, batches: int, repeats: int, peaks: dict[bool, float], seed: int) -> list[str]:
+    every = {name: way for name, way in ways(workload, batches, seed).items() if way.low in peaks}
+    take_times(every, batches, repeats)
     per_frame = {name: way.microseconds_a_frame() for name, way in every.items()}
     sorted_ = every["ours, float32"].batches
     useful = sum(flops(workload, b) for b in sorted_) / sum(int(b["audio"].lengths.sum()) for b in sorted_)

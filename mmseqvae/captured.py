@@ -18,11 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmseqvae.conditioned import ConditionedRNN
-from mmseqvae.free_running import Ends, Tokens
-from mmseqvae.gaussian import invert
-from mmseqvae.likelihoods import FrameLikelihood, categorical_law
+from mmseqvae.free_running import ASK, Ends, Tokens, drawn_from
+from mmseqvae.likelihoods import FrameLikelihood
 
-CHUNK = 16  # steps of a graph, after which a GPU is asked whether all rows have ended
+CHUNK = ASK  # steps of a graph, after which a GPU is asked whether all rows have ended
 KEPT = 8  # graphs of a net, those used last
 
 Body = Callable[..., tuple[Tensor, ...]]
@@ -91,10 +90,7 @@ def tokens(
             output, states = net.rnn.step(embedding(token) + to_input, states)
             logits = to_logits(output + added)
             logits = logits if t else logits + barred
-            if how.temperature:
-                token = invert(categorical_law(logits, how.temperature, how.top_k, how.top_p), uniform)
-            else:
-                token = logits.argmax(-1)
+            token = drawn_from(logits, how, uniform)
             found.append(token)
         return torch.stack(found), *(part for layer in states for part in layer)
 

@@ -172,12 +172,7 @@ class Tokens:
         """Fill tokens[t] from logits [N, V]; whether all rows have ended (a GPU is asked now and then)."""
         if self.fast:
             return self._draw_fast(logits, t)
-        token = self.tokens[t]
-        if not self.how.temperature:
-            torch.argmax(logits, -1, out=token)
-        else:
-            law = categorical_law(logits, self.how.temperature, self.how.top_k, self.how.top_p)
-            token.copy_(invert(law, self.uniforms[t]))
+        self.tokens[t] = drawn_from(logits, self.how, self.uniforms[t] if self.how.temperature else None)
         self.note(t, 1)
         return _ask(t) and self.all_ended()
 
@@ -201,6 +196,13 @@ class Tokens:
             law = categorical_law(logits, self.how.temperature, self.how.top_k, self.how.top_p)
             fused().pick(law.numpy(), uniforms[t], tokens[t])
         return fused().note_ends(tokens[t], self.end, t, self.limit, lengths) == 0
+
+
+def drawn_from(logits: Tensor, how: TokenSampling, uniforms: Tensor | None) -> Tensor:
+    """Tokens [N] of logits [N, V], greedy or by uniform numbers [N, 1], in tensor operations."""
+    if not how.temperature or uniforms is None:
+        return logits.argmax(-1)
+    return invert(categorical_law(logits, how.temperature, how.top_k, how.top_p), uniforms)
 
 
 class Blocks:

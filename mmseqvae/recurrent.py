@@ -132,8 +132,7 @@ class Recurrent(nn.Module):
         backwards = _each(self.backwards)
         for layer, rnn in enumerate(_each(self.forwards)):
             h = self.dropout(h) if layer else h
-            first = state[layer] if state else None
-            ahead = run_padded(rnn, h, first)
+            ahead = run_padded(rnn, h, state[layer] if state else None)
             if self.bidirectional:
                 behind = run_padded(backwards[layer], reverse(h, lengths), None)
                 ahead = torch.cat([ahead, reverse(behind, lengths)], -1)

@@ -121,8 +121,7 @@ def fit(
             trainer.fit(module, loader, valid, ckpt_path=checkpoint, weights_only=True)
 
     if here.first:
-        with repeatable():
-            finish(trained, datasets["train"], training, progress)
+        finish(trained, datasets["train"], training, progress)
         trained.save(out)
         write_skipped(out, corpus.skipped)
     wait()

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from mmseqvae import captured, free_running
 from mmseqvae.config import ModelConfig, TrainingConfig
-from mmseqvae.data import prepare
 from mmseqvae.decoders import FrameDecoder, TokenDecoder
 from mmseqvae.likelihoods import Laplace, Normal
 from mmseqvae.modalities import frames, tokens
@@ -22,6 +21,7 @@ from mmseqvae.recurrent import CELLS
 from mmseqvae.sampling import FrameSampling, TokenSampling
 from mmseqvae.sequence import Sequence
 from mmseqvae.training import fit
+from tests.two_processes import make, read
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
 
@@ -137,20 +137,12 @@ def test_graphs_follow_weights_that_change() -> None:
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_training_from_files_to_draws(precision: str, tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    lines = ["id,text,move,split"]
-    for item in range(48):
-        level = item % 2
-        np.save(tmp_path / f"{item}.npy", random.normal(4 * level, 1, (5 + item % 4, 3)).astype(np.float32))
-        text = "" if item % 6 == 5 else ("low", "high")[level]
-        lines.append(f"{item},{text},{item}.npy,{'valid' if item >= 40 else 'train'}")
-    (tmp_path / "manifest.csv").write_text("\n".join(lines))
-    corpus = prepare(tmp_path / "manifest.csv", frames=["move"], cache_dir=tmp_path / "cache")
+    make(tmp_path, 40, 8)
     small = ModelConfig(
         latent=4, token_embedding=8, token_encoder=8, token_decoder=16, frame_encoder=8, frame_decoder=16
     )
     settings = TrainingConfig(epochs=30, batch_size=8, warm_up=2, components=3, learning_rate=1e-2, precision=precision)
-    trained = fit(corpus, tmp_path / "run", model=small, training=settings, progress=False)
+    trained = fit(read(tmp_path), tmp_path / "run", model=small, training=settings, progress=False)
     trained.model.cuda()
     drawn = [trained.generate(text=word, want="move", samples=8, seed=0)["move"] for word in ("low", "high")]
     low, high = (float(np.mean([np.asarray(x).mean() for x in moves])) for moves in drawn)
