@@ -134,7 +134,7 @@ MODEL = ModelConfig(
     latent=16, prior_components=20, frame_encoder=64, frame_inputs=32, frame_decoder=128, reduction=4,
     input_dropout=0.5, input_noise=0.1,
 )  # fmt: skip
-OBJECTIVE = ObjectiveConfig(beta_warm_up=200)
+OBJECTIVE = ObjectiveConfig(beta_warm_up=200, options={"coordination": 0.1})
 TRAINING = TrainingConfig(
     epochs=150, batch_size=100, learning_rate=4e-3, warm_up=50, gaps=0.7, components=20, conditionals="none", ema=0.99
 )

@@ -44,7 +44,7 @@ def telbo(slow: Slow, beta: float, weights: dict[str, float], single: float = 1.
 
 
 def coordinated(
-    slow: Slow, beta: float, weights: dict[str, float], coordination: float = 0.1, tokens: float = 1.0,
+    slow: Slow, beta: float, weights: dict[str, float], coordination: float = 0.3, tokens: float = 1.0,
     own: float = 0.3, cross: float = 0.0, detach: bool = False, draws: int = 1,
 ) -> list[float]:  # fmt: skip
     totals = elbo(slow, beta, weights) if draws == 1 else importance(slow, beta, weights, draws)

@@ -24,7 +24,7 @@ def coordinated(
     free_bits: float = 0.0,
     free_bits_item: float = 0.0,
     weights: Weights = None,
-    coordination: float = 0.1,
+    coordination: float = 0.3,
     tokens: float = 1.0,
     own: float = 0.3,
     cross: float = 0.0,
@@ -50,7 +50,8 @@ def coordinated(
     which have no KL of their own.
     With tokens 0, own 1, coordination 1 and draws 1 it is CRMVAE (Suzuki & Matsuo 2023) but for that paper's common
     factor 1 / (M + 1). The default c is small because a Gaussian q(z | x_m) is a poor mould: what it cannot hold, the
-    joint posterior should not give up; `mmseqvae.conditionals` fits what can (docs/sharing.md).
+    joint posterior should not give up; `mmseqvae.conditionals` fits what can. It is as much as `own`, because what that
+    term asks of single posteriors has to be held by something (docs/sharing.md).
     """
     check_weights(model, weights)
     encoded = model.encode(batch)
