@@ -115,7 +115,7 @@ SHARES = [
     Column("ranks of z, q(z given t, a)", ranks("z given both"), 3, joint=True),
     Column("of z, q(z given t)", ranks("z given text"), 3, joint=True),
     Column("of z, q(z given a)", ranks("z given audio"), 3, joint=True),
-    Column("steps", lambda record: record.get("steps", record["run"].get("steps")), 0),
+    Column("steps", lambda record: record["steps"], 0),
     Column("CPU seconds", lambda record: record["seconds"], 0),
     Column("seeds", lambda record: len(record["seeds"]), 0),
 ]
@@ -134,7 +134,6 @@ def page(speakers: int, truth: Mapping[str, float], records: Mapping[str, Record
         if record["run"]["objective"] != "cvae"
     ]
     least = min(effective, default=0.0)
-    budget = f"{run['steps']} steps" if "steps" in run else f"as many steps as take {run['seconds']:g} CPU seconds,"
     return "\n".join(
         [
             f"# A world with known truth: {voices}",
@@ -143,8 +142,8 @@ def page(speakers: int, truth: Mapping[str, float], records: Mapping[str, Record
             "",
             f"{first['date']}, {first['machine']}, one thread a run, torch {first['torch']}, seed {run['seed']},",
             "and averages over all seeds for runs that say more of them in the last column (ranks are of the first),",
-            f"{budget} of 256 fresh pairs, {run['draws']} importance draws (for the pair at least"
-            f" {least:.0f} of them effective), 500 test pairs.",
+            f"as many steps as take {run['seconds']:g} CPU seconds, of 256 fresh pairs, {run['draws']} importance draws"
+            f" (for the pair at least {least:.0f} of them effective), 500 test pairs.",
             "",
             f"Exact, in nats: H(t) {truth['text']:.4f}, H(a) {truth['audio']:.4f}, H(t, a) {truth['pair']:.4f},"
             f" I(t; a) {truth['information']:.4f},",
