@@ -2,13 +2,14 @@
 
     python -m benchmarks.known_world                       # both worlds, every objective, two runs side by side
 
-Every run trains the same small networks with the same likelihood, scale rule, optimiser and budget of processor time, as
-on speech (`benchmarks/objectives.py`), on fresh pairs from the world of `benchmarks/world.py`, then counts what it loses
-against exact values (`benchmarks/gaps.py`) and what the truth hears in it (`benchmarks/heard.py`). Only the objective,
-the fusion that belongs to it, and the prior differ. The time of a step is measured once and kept with the results: so a
-run is of as many steps wherever it is made. The first seed screens; the constructions that lose least, `CLOSE`, are
-trained with every seed. Two worlds: voices v ~ N(0, I), and a crowd of four speakers, between whom there are holes. A
-finished run is a line in results/known_world.jsonl and is not made again; tables and pictures are written from these.
+Every run trains the same small networks with the same likelihood, scale rule, optimiser and budget of processor time,
+as on speech (`benchmarks/objectives.py`), on fresh pairs from the world of `benchmarks/world.py`, then counts what it
+loses against exact values (`benchmarks/gaps.py`) and what the truth hears in it (`benchmarks/heard.py`). Only the
+objective, the fusion that belongs to it, and the prior differ. The time of a step is measured once and kept with the
+results, so that a run makes as many wherever it is made. The first seed screens; the constructions that lose least,
+`CLOSE`, are trained with every seed. Two worlds: voices v ~ N(0, I), and a crowd of four speakers, between whom there
+are holes. A finished run is a line in results/known_world.jsonl and is not made again; tables and pictures are written
+from these.
 """
 
 from __future__ import annotations

@@ -134,13 +134,14 @@ def page(speakers: int, truth: Mapping[str, float], records: Mapping[str, Record
         if record["run"]["objective"] != "cvae"
     ]
     least = min(effective, default=0.0)
+    machines = sorted({f"{each['date']}, {each['machine']}, torch {each['torch']}" for each in records.values()})
     return "\n".join(
         [
             f"# A world with known truth: {voices}",
             "",
             f"`{command}`",
             "",
-            f"{first['date']}, {first['machine']}, one thread a run, torch {first['torch']}, seed {run['seed']},",
+            f"{'; '.join(machines)}; one thread a run, seed {run['seed']},",
             "and averages over all seeds for runs that say more of them in the last column (ranks are of the first),",
             f"as many steps as take {run['seconds']:g} CPU seconds, of 256 fresh pairs, {run['draws']} importance draws"
             f" (for the pair at least {least:.0f} of them effective), 500 test pairs.",
@@ -202,8 +203,9 @@ def picture(world: World, records: Mapping[str, Record], path: Path) -> None:
     """
     import matplotlib.pyplot as plt
 
-    figure = plt.figure(figsize=(12, 5 + 1.5 * len(records)), layout="constrained")
-    parts: Any = figure.subfigures(2, 1, height_ratios=[5, 1.5 * len(records)])
+    heights = [max(5, 1 + 0.15 * len(records)), 1.5 * len(records)]  # the legend has a line a run
+    figure = plt.figure(figsize=(14, sum(heights)), layout="constrained")
+    parts: Any = figure.subfigures(2, 1, height_ratios=heights)
     above, below = parts
     _pulls(above.subplots(1, 2), records)
     rows = below.subplots(len(records), 1 + len(PANELS), squeeze=False)
