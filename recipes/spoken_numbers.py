@@ -24,7 +24,7 @@ through the same log-mel and Griffin-Lim:
 "With noise" is a draw of the posterior (latent noise 1) at frame noise 0.5. Numbers of training are said no better
 (.843, .547, .928), so that what is missing is not missing in composing. Settings were chosen on the numbers of
 `--holdout`, where the ratios are .988, .972 and .983; a decoder of 384 units has 1.012, .928 and 1.003 there in 28
-minutes. The numbers of test were looked at twice before: with the default coordination of 0.1 and 20 epochs (ratios
+minutes. The numbers of test were looked at twice before: with coordination 0.1, the default then, and 20 epochs (ratios
 .890, .683 and .856), and as it is but with draws of the posterior (.882, .769 and .883).
 
 In Mandarin and German (`--language cmn`, `--language de`, 15 and 19 minutes), which the transcriber alone can judge,
