@@ -49,11 +49,11 @@ PRIVATE = {"model.latent": 16, "model.private": 16}
 # Flexible q(z | x_m), fitted after the training of the row without.
 AFTER_MIXTURE, AFTER_FLOW = {"training.conditionals": "mixture"}, {"training.conditionals": "flow"}
 
-TIED = {"coordination": 0.1, "draws": 1, "own": 0.3}  # options of `coordinated` that its variants share
+TIED = {"coordination": 0.3, "draws": 1, "own": 0.3}  # options of `coordinated` that are the library's defaults
 
 
 def tied(fusion: str = "poe", prior: str = "standard", **options: Any) -> dict[str, Any]:
-    """`coordinated` with the options of all its variants but for those that are named."""
+    """`coordinated` with the library's options but for those that are named."""
     return row("coordinated", fusion, prior, **TIED | options)
 
 
@@ -77,7 +77,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "mmvae-plus": row("mmvae_plus", "moe") | PRIVATE,
     "coordinated": tied(),
     "coordinated-1": tied(coordination=1.0),
-    "coordinated-0.3": tied(coordination=0.3),
+    "coordinated-0.1": tied(coordination=0.1),
     "coordinated-two-draws": tied(draws=2),
     "coordinated-no-own": tied(own=0.0),
     "coordinated-cross": tied(cross=0.1),
@@ -90,8 +90,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "coordinated-after-flow": tied() | AFTER_FLOW,
     "vamp-50": tied(prior="vamp-50"),
     "mixture-100": tied(prior="mixture-100"),
-    "default": tied(prior="mixture-100", coordination=0.3) | AFTER_MIXTURE,  # what the library does unasked
-    "no-own-mixture-100-after-mixture": tied(prior="mixture-100", coordination=0.3, own=0.0) | AFTER_MIXTURE,
+    "default": tied(prior="mixture-100") | AFTER_MIXTURE,
+    "no-own-mixture-100-after-mixture": tied(prior="mixture-100", own=0.0) | AFTER_MIXTURE,
     "mixture-100-after-flow": tied(prior="mixture-100") | AFTER_FLOW,
     "mixture-40-after-mixture": tied(prior="mixture-40") | AFTER_MIXTURE,
     "mixture-100-joint-after-mixture": tied("joint", "mixture-100") | AFTER_MIXTURE,
