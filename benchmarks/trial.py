@@ -199,7 +199,7 @@ def judged(
     model = trained.model.eval()
     said = encoded(model, train)
     if setup.training.conditionals != "none":
-        fit_conditionals(model, said, replace(setup.training, seed=seed))
+        fit_conditionals(model, train, said, replace(setup.training, seed=seed))
     tokenizer = trained.front_ends["text"]
     assert isinstance(tokenizer, Tokenizer)
     texts = dataset.__getitems__(range(len(dataset)))["text"].items()

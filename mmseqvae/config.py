@@ -318,9 +318,11 @@ class TrainingConfig:
     goes on as if nothing had been. fitted_prior: the "mixture" fitted to training posteriors at the end, or a "flow"
     that starts from it, takes longer and fits better; components: of it at most, how many being chosen by a tenth of
     the items; fitted_items: to at most so many training items, drawn at random, None for all.
-    conditionals: "mixture" or "flow" fits a flexible q(z | x_m) of every modality at the end, which answers where that
-    modality is alone; "none" leaves the encoders' own. precision: "32-true", or "bf16-mixed": matrix products in bf16,
-    states, sums and nats in float32. seed: of everything random. threads: of torch, None for its own choice.
+    conditionals: "mixture" or "flow" fits a flexible q(z | x_m) of every modality at the end, which answers where
+    that modality is alone; "none" leaves the encoders' own. sure: the least probability of the words that the model
+    would write for an item that lacks them, for it to count as a pair there (`mmseqvae.completion`); None to leave
+    them out. precision: "32-true", or "bf16-mixed": matrix products in bf16, states, sums and nats in float32. seed:
+    of everything random. threads: of torch, None for its own choice.
 
     Raises ValueError for numbers out of their range.
     """
@@ -347,6 +349,7 @@ class TrainingConfig:
     components: int = 50
     fitted_items: int | None = 100_000
     conditionals: str = "mixture"
+    sure: float | None = 0.9
     precision: str = "32-true"
     seed: int = 0
     threads: int | None = None
@@ -361,6 +364,8 @@ class TrainingConfig:
             _at_least(floor, "training.", {name: getattr(self, name) for name in names})
         if self.ema >= 1:
             raise ValueError(f"training.ema must be below 1, or the averaged weights never change; got {self.ema}")
+        if self.sure is not None and not 0 <= self.sure <= 1:
+            raise ValueError(f"training.sure is a probability, between 0 and 1, or None; got {self.sure}")
         if not 0 <= self.gaps <= 1:
             raise ValueError(f"training.gaps is a share of sequences, between 0 and 1, got {self.gaps}")
 

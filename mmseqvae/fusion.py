@@ -8,7 +8,7 @@ latents). It must give exactly N(0, I) wherever nothing is present, whatever NaN
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
@@ -269,6 +269,10 @@ class Encoded:
     def several(self) -> Tensor:
         """[B] bool: more than one modality is there."""
         return self.present.sum(0) > 1
+
+    def __getitem__(self, rows: Tensor) -> Encoded:
+        """The rows chosen by a mask or by numbers."""
+        return replace(self, experts=self.experts[:, rows], present=self.present[:, rows], like=self.like[rows])
 
     @classmethod
     def join(cls, pieces: list[Encoded]) -> Encoded:

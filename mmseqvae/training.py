@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from mmseqvae.callbacks import callbacks
+from mmseqvae.completion import completed
 from mmseqvae.conditionals import KINDS, LEAST
 from mmseqvae.config import AugmentConfig, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data import Augmented, Corpus, SequenceDataset, make_loader
@@ -197,7 +198,7 @@ def finish(trained: Trained, dataset: SequenceDataset, training: TrainingConfig,
         draws = said.posterior().rsample(DRAWS, generator=trained.model.generator(training.seed))
     fit_prior(trained.model, draws, training, progress)
     if training.conditionals != "none":
-        fit_conditionals(trained.model, said, training, progress)
+        fit_conditionals(trained.model, dataset, said, training, progress, items)
     trained.model.eval()
 
 
@@ -221,7 +222,22 @@ def fit_prior(model: MultimodalVAE, draws: torch.Tensor, training: TrainingConfi
     model.fit_prior(draws, size, training.seed, progress)
 
 
-def fit_conditionals(model: MultimodalVAE, said: Encoded, training: TrainingConfig, progress: bool = False) -> None:
+def fit_conditionals(
+    model: MultimodalVAE, dataset: SequenceDataset, said: Encoded, training: TrainingConfig, progress: bool = False,
+    items: np.ndarray | None = None,
+) -> None:  # fmt: skip
+    """Fit q(z | x_m) of every modality that stands beside another often enough, by what is said of `items`.
+
+    Where items lack words, it is done again with those of which the model is then sure, see `mmseqvae.completion`.
+    """
+    _fit_each(model, said, training, progress)
+    if training.sure is not None:
+        whole = completed(model, dataset, said, training.sure, items, training.seed)
+        if len(whole.like) > len(said.like):
+            _fit_each(model, whole, training, progress)
+
+
+def _fit_each(model: MultimodalVAE, said: Encoded, training: TrainingConfig, progress: bool) -> None:
     """Fit q(z | x_m) of every modality that stands beside another in at least 2 LEAST items; log which do not."""
     for name in said.names:
         together = int((said.here(name) & said.several).sum())

@@ -77,6 +77,7 @@ ORDER = [
     "data.making",
     "data.corpus",
     "pretrained",
+    "completion",
     "totals",
     "callbacks",
     "steps",
