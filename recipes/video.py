@@ -10,8 +10,8 @@ model; an item is in the split that its id's hash chooses, and nothing is judged
 
 Measured on the digits, seed 0, 2026-11-26 (the first command with `--training.threads 1`, x86_64): text to image 1.000
 at noise 0.5 and .988 at 1 (500 images), with .58 of the variety of real ones; image to text .975, and by a linear probe
-of the latent .981; the judge knows .994 of the real images. 40 seconds of training on a busy machine. No folder of features was
-at hand.
+of the latent .981; the judge knows .994 of the real images. 40 seconds of training on a busy machine. No folder of
+features was at hand.
 """
 
 from __future__ import annotations
