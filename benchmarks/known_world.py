@@ -208,11 +208,7 @@ def main(
     for crowd in speakers:
         known = ledger.find({"world": crowd})
         assert known is not None
-        records: dict[str, list[dict[str, Any]]] = {}
-        for name in names:
-            runs = (described(name, crowd, seed) for seed in seeds)
-            records[name] = [record for record in map(ledger.find, runs) if record is not None]
-        found = {name: average(several) for name, several in records.items()}
+        found = {name: average(ledger.finished(described(name, crowd, seed) for seed in seeds)) for name in names}
         stem = results / f"known_world-{'crowd' if crowd > 1 else 'smooth'}"
         text = page(crowd, known["truth"], found, command, DEFAULT)
         print(text)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,14 @@ class Ledger:
 
     def find(self, run: Record) -> Record | None:
         """The last record of `run`, or None."""
-        wanted = json.loads(json.dumps(run))  # as it reads back: tuples are lists there
-        return next((record for record in reversed(self.records()) if record[self.key] == wanted), None)
+        return next(iter(self.finished([run])), None)
+
+    def finished(self, runs: Iterable[Record]) -> list[Record]:
+        """The last record of each of `runs` that has one, in their order."""
+        wanted = json.loads(json.dumps(list(runs)))  # as they read back: tuples are lists there
+        latest = self.records()[::-1]
+        found = (next((record for record in latest if record[self.key] == run), None) for run in wanted)
+        return [record for record in found if record is not None]
 
     def append(self, record: Record) -> None:
         """Add one finished run. Raises ValueError where it names none, or holds a number that JSON has not."""

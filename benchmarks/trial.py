@@ -74,7 +74,7 @@ class Setup:
     @property
     def plain(self) -> Setup:
         """Without what is fitted after training."""
-        return replace(self, training=replace(self.training, conditionals="none"))
+        return replace(self, training=replace(self.training, conditionals="none", sure=None))
 
 
 # ------------------------------------------------------------------------------------------------------- training

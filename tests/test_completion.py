@@ -71,9 +71,7 @@ def test_of_chosen_items_those_are_completed(dataset: SequenceDataset) -> None:
     torch.testing.assert_close(whole.experts.mean[1, 3:], said.experts.mean[1, 1:])
 
 
-def test_conditionals_are_fitted_to_completed_items_too(
-    dataset: SequenceDataset, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_conditionals_are_fitted_to_completed_items_too(dataset: SequenceDataset) -> None:
     """A movement that is always written as one word makes that word stand for all movements without one."""
     text = {"text": Sequence(torch.tensor([WORD]), torch.tensor([3]))}
     answers = {}

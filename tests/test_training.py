@@ -208,7 +208,8 @@ def test_early_stopping_keeps_the_best_epoch_whether_interrupted_or_not(
     corpus: Corpus, tmp_path: Path, ema: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rate that rises until the bound gets worse: the weights are then those of the epoch before it did."""
-    how = {"epochs": 40, "patience": 3, "learning_rate": 0.3, "warm_up": 40, "ema": ema}
+    how: dict[str, Any] = {"epochs": 40, "patience": 3, "learning_rate": 0.3, "warm_up": 40, "ema": ema}
+    how["objective"] = ObjectiveConfig(options={"coordination": 0.1})
     judged: dict[int, dict[str, torch.Tensor]] = {}  # the weights that were validated, by epoch
     validate = Training.validation_step
 
@@ -226,6 +227,13 @@ def test_early_stopping_keeps_the_best_epoch_whether_interrupted_or_not(
     assert [all(torch.equal(kept[name], weights[name]) for name in weights) for weights in judged.values()] == [
         epoch == best for epoch in range(len(bounds))
     ]
+
+    module = Training(stopped.model, ObjectiveConfig(), TrainingConfig(), {}, 1)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        again = [float(module.terms(corpus.datasets["valid"].__getitems__(range(8))).elbo.mean()) for _ in range(300)]
+    assert sum(again) / len(again) == pytest.approx(bounds[best], abs=1)
+    assert bounds[-1] < bounds[best] - 1.5
 
     seed_the_epoch = Training.on_train_epoch_start
 
