@@ -67,7 +67,8 @@ def main(
         )
     place = Place.prepare(data_dir, False, "test", cache_dir, models)
     found = {str(seed): measured(load(run), place, pairs, seed) for seed, run in runs.items()}
-    command = "python -m benchmarks.priors --data-dir DIR"
+    command = "python -m benchmarks.priors" + (" --data-dir DIR" if data_dir else "")
+    command += f" --seeds {' '.join(map(str, seeds))} --pairs {pairs}"
     text = page(found, command, place.judges.accuracy["word"]["log_mel"]["value"])
     print(text)
     write_text(results / "priors.md", text + "\n")

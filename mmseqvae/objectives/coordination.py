@@ -38,16 +38,17 @@ def coordinated(
 
     The last term is JMVAE-kl's (Suzuki et al. 2017, eq. 5), with whatever the fusion makes as joint posterior. It makes
     q(z | x_m) cover *every* latent that the full observation could have meant, so that a word keeps the variety of its
-    recordings; reconstructing frames from q(z | word) instead would pull it onto one average voice. a_mn is `tokens`
-    where n is a token modality, since a modality that determines them should say so; else `own` where n is m, a little,
-    so that the decoder can do with what that encoder says; else `cross`. detach: the joint posterior has no gradient
-    from the last term, so that it need not give up what the single modality cannot know; with a product of experts and
-    a learnt prior that diverges, since an expert then follows a product which holds it: use the fusion "joint". Terms
-    that a single modality cannot add to (only one is present in a row) are dropped for that row. draws K: of the joint
-    posterior; with several, the first line is the bound of `importance` with doubly reparameterised gradients, which
-    asks less of the posterior's mould and so gives up less likelihood. Not a bound, except that its first line is one
-    under the conditions of `elbo`, which is reported beside it. Raises ValueError for free bits with several draws,
-    which have no KL of their own.
+    recordings; reconstructing frames from q(z | word) instead would pull it onto one average voice. a_mn of another n
+    is `tokens` where n is a token modality, since a modality that determines them should say so, else `cross`. a_mm is
+    `own`, a little, so that the decoder can do with what that encoder says; of a token modality the larger of `own` and
+    `tokens`. detach: the joint posterior has no gradient from the last term, so that it need not give up what the
+    single modality cannot know; with a product of experts and a learnt prior that diverges, since an expert then
+    follows a product which holds it: use the fusion "joint". Terms that a single modality cannot add to (only one is
+    present in a row) are dropped for that row. draws K: of the joint posterior; with several, the first line is the
+    bound of `importance` with doubly reparameterised gradients (see there what they leave out where the posterior is a
+    mixture), which asks less of the posterior's mould and so gives up less likelihood. Not a bound, except that its
+    first line is one under the conditions of `elbo`, which is reported beside it. Raises ValueError for free bits with
+    several draws, which have no KL of their own.
     With tokens 0, own 1, coordination 1 and draws 1 it is CRMVAE (Suzuki & Matsuo 2023) but for that paper's common
     factor 1 / (M + 1). The default c is small because a Gaussian q(z | x_m) is a poor mould: what it cannot hold, the
     joint posterior should not give up; `mmseqvae.conditionals` fits what can. It is as much as `own`, because what that
@@ -70,7 +71,9 @@ def coordinated(
         return isinstance(model.modality(name).decoder, TokenDecoder)
 
     def share(source: str, written: str) -> float:
-        return tokens if writes_tokens(written) else own if source == written else cross
+        if source == written:
+            return max(own, tokens) if writes_tokens(written) else own
+        return tokens if writes_tokens(written) else cross
 
     joint: dict[str, Tensor] = {}
     alone = {name: torch.zeros_like(shared[0, 0, :, 0]) for name in singles}

@@ -87,9 +87,9 @@ def importance(
     With the fusion "moe" it is MMVAE (Shi et al. 2019, eq. 5; loose as in its appendix). A bound on log p(x) where
     beta and the weights are 1, tight or loose; with one part it rises with K. gradient: "iwae" is the bound's own;
     "dreg" the doubly reparameterised one of the encoders (Tucker et al. 2019, eq. 7), whose signal does not fade as K
-    rises, and the bound's own for decoders and prior. "dreg" is unbiased for one part; for several it leaves out, as
-    Shi et al. do, how a part's draws depend on the other parts' densities. Raises ValueError for free bits, which have
-    no meaning here.
+    rises, and the bound's own for decoders and prior. "dreg" is unbiased for one part; for several it is biased, as
+    that of Shi et al. is, since it leaves out how a part's draws depend on the other parts' densities. Raises
+    ValueError for free bits, which have no meaning here.
     """
     check_weights(model, weights)
     check_importance(gradient, draws, free_bits, free_bits_item)
