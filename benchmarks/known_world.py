@@ -21,7 +21,7 @@ import shlex
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +156,7 @@ CLOSE = {
     "coordinated 0.1, own 0.3, 5 draws, prior learnt, mixtures given m",
     "coordinated 0.1, 2 draws, prior learnt, mixtures given m",
     "coordinated 0.03, 2 draws, prior learnt, mixtures given m",
+    "MVTCAE, prior learnt, mixtures given m",
 }
 
 
@@ -199,7 +200,7 @@ def main(
         for seed in seeds[: None if name in CLOSE else 1]
     ]
     left = [run for run in wanted if ledger.find(run) is None]
-    waiting = [(run, max(1, round(seconds / pace(run["name"], ledger)))) for run in left]
+    waiting = [(run, max(1, round(seconds / pace(RUNS[run["name"]], ledger)))) for run in left]
     for record in tqdm(made(waiting, side_by_side), "known world", total=len(waiting), unit="run"):
         ledger.append(record)
 
@@ -216,11 +217,12 @@ def main(
         picture(World(crowd), found, stem.with_suffix(".png"))
 
 
-def pace(name: str, ledger: Ledger) -> float:
-    """Seconds a step of a run, measured once."""
-    found = ledger.find({"pace": name})
+def pace(run: Run, ledger: Ledger) -> float:
+    """Seconds a step, measured once for all runs that differ only in what is fitted afterwards."""
+    training = replace(run, conditional=None)
+    found = ledger.find({"pace": training.settings()})
     if found is None:
-        found = {"run": {"pace": name}, "seconds a step": seconds_a_step(RUNS[name])}
+        found = {"run": {"pace": training.settings()}, "seconds a step": seconds_a_step(training)}
         ledger.append(found)
     return float(found["seconds a step"])
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmarks import known_world
 from benchmarks.gaps import gap, likelihoods, weights
 from benchmarks.heard import cells, crossed, divergence, histograms, miscalibration, voice_ranks
+from benchmarks.ledger import Ledger
 from benchmarks.world import Draws, Scores, World
 from mmseqvae.modalities import Modality
 from mmseqvae.model import MultimodalVAE
@@ -215,6 +216,8 @@ def test_for_equal_time_every_seed_makes_as_many_steps(
     made = [(line["run"]["name"], line["steps"]) for line in lines if "steps" in line]
     assert made == [("ELBO", 2), (known_world.DEFAULT, 4), (known_world.DEFAULT, 4)]
     assert [line["seconds a step"] for line in lines if "pace" in line["run"]] == [0.5, 0.25]
+    alike = replace(known_world.RUNS["ELBO"], conditional="mixture")  # trains alike, so it makes as many steps
+    assert known_world.pace(alike, Ledger(tmp_path / "known_world.jsonl")) == 0.5
     page = (tmp_path / "known_world-smooth.md").read_text()
     assert page == capsys.readouterr().out
     assert "as many steps as take 1 CPU seconds, of 256 fresh pairs" in page
