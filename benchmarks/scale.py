@@ -4,10 +4,11 @@
 
 Items are made: a text of 2 to 6 words and 3 to 10 frames of 4 channels, numbers in a JSONL table, read through
 `prepare` by a process of its own, which also writes the cache. Another process then opens the prepared corpus and goes
-through an epoch of its training split in batches of 64 without workers. Memory is Private_Dirty of
-/proc/self/smaps_rollup (what no other process shares and no file holds) beyond what it is after imports; Private_Clean
-beside it are pages of the mapped store that the kernel takes back when others need memory. Seconds are those on the
-clock where nothing else is said. Needs some 2 GB of disk a million items. Writes benchmarks/results/scale.md.
+through an epoch of its training split in batches of 64 without workers, and begins one in batches by frames. Memory is
+Private_Dirty of /proc/self/smaps_rollup (what no other process shares and no file holds) beyond what it is after
+imports; Private_Clean beside it are pages of the mapped store that the kernel takes back when others need memory.
+Seconds are those on the clock where nothing else is said. Needs some 2 GB of disk a million items. Writes
+benchmarks/results/scale.md.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from mmseqvae.files import replacing, write_text
 
 RESULTS = Path(__file__).with_name("results")
 BATCH = 64
+STEPS = 3000  # of a batch by frames
 WORDS = 1000
 COLUMNS = {
     "items": "items",
@@ -42,6 +44,7 @@ COLUMNS = {
     "own": "private MB added: opened, a batch filled",
     "loader": "first batch of the loader",
     "epoch": "after an epoch",
+    "framed": "first batch by frames",
     "clean": "clean pages, MB",
     "speed": "items a processor second",
 }
@@ -119,10 +122,12 @@ def opened(manifest: Path) -> dict[str, float]:
     for batch in batches:
         items += len(batch["text"].lengths)
     speed, last = items / (time.process_time() - started), private()
+    next(iter(make_loader(train, BATCH, frames_per_batch=STEPS)))
+    framed = private()
     return {
         "opened": there, "first": first, "processor": processor, "speed": speed, "clean": last["Private_Clean"],
         **{name: found["Private_Dirty"] - before["Private_Dirty"]
-           for name, found in (("own", own), ("loader", loader), ("epoch", last))},
+           for name, found in (("own", own), ("loader", loader), ("epoch", last), ("framed", framed))},
     }  # fmt: skip
 
 

@@ -166,14 +166,18 @@ class LogMel(FrontEnd):
     def features(self, wave: np.ndarray | Tensor) -> Tensor:
         """[N] samples at config.sample_rate -> [1 + N // hop_length, n_mels] ln of mel power, not standardised.
 
-        Raises AudioError where there are no samples, or some that are not finite, or more than one channel.
+        Raises AudioError where there are no samples, or some that are not finite or so large that their power is not,
+        or more than one channel.
         """
         samples = np.asarray(wave, np.float32)
         if samples.ndim != 1 or not samples.size or not np.isfinite(samples).all():
             raise AudioError(f"a waveform must be [N >= 1] finite samples, got shape {samples.shape}")
         frames = self.padded(samples).unfold(0, self.config.n_fft, self.config.hop_length)
         parts = torch.view_as_real(torch.fft.rfft(frames * self.window))  # [T, n_fft / 2 + 1, 2]
-        return (parts.square_().flatten(1) @ self._basis_of_parts).clamp_min_(self.config.floor).log_()
+        log_mels = (parts.square_().flatten(1) @ self._basis_of_parts).clamp_min_(self.config.floor).log_()
+        if not log_mels.isfinite().all():
+            raise AudioError(f"samples of up to {np.abs(samples).max():.3g} are too large: full scale is 1")
+        return log_mels
 
     def padded(self, samples: np.ndarray) -> Tensor:
         """[N] -> [N + n_fft]: half a window of silence on both sides, then the dither over everything."""

@@ -80,6 +80,14 @@ def forecast(
             for i in starts
         )
     check_names(want or [], trained.model.writable, "is wanted")
+    if backtest:
+        series = [name for name in want or trained.model.writable if dataset.columns[name].flat.ndim > 1]
+        longest = max((int(dataset.lengths(name).max(initial=0)) for name in series), default=0)
+        if longest <= steps:
+            raise ValueError(
+                f"{manifest}: --backtest hides the last {steps} steps, and no series of the split {split} is longer "
+                f"than {longest}: forecast fewer"
+            )
     generator, rows, figures = trained.model.generator(seed), {}, Backtest(steps)  # type: ignore[var-annotated]
     for ids, batch in parts:
         shown = figures.hide(trained, batch, want) if backtest else batch

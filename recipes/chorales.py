@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig
-from mmseqvae.data.download import download, file_sha256
+from mmseqvae.data.download import download, hold_to_first
 from mmseqvae.distributed import by_first
-from mmseqvae.files import replacing, write_csv, write_text
+from mmseqvae.files import replacing, write_csv
 from mmseqvae.pictures import save_png
 
 if TYPE_CHECKING:
@@ -53,15 +53,7 @@ def fetched(folder: Path, data_dir: Path | None = None) -> Path:
         if not (data_dir / NAME).is_file():
             raise FileNotFoundError(f"--data-dir {data_dir}: holds no {NAME}")
         return data_dir / NAME
-    file, noted = folder / NAME, folder / f"{NAME}.sha256"
-    download(URL, file)
-    if not noted.exists():
-        write_text(noted, f"{file_sha256(file)}  {NAME}\n")
-    elif noted.read_text(encoding="utf-8").split()[0] != file_sha256(file):
-        raise ValueError(
-            f"{file}: is not the file that was downloaded first: delete it and {noted.name} to fetch it anew"
-        )
-    return file
+    return hold_to_first(download(URL, folder / NAME), folder / f"{NAME}.sha256")
 
 
 def made(seed: int, number: int = 300, longest: int = 48) -> dict[str, list[Chorale]]:

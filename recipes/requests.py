@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TextConfig, TrainingConfig
-from mmseqvae.data.download import download, extract, file_sha256
+from mmseqvae.data.download import download, extract, hold_to_first
 from mmseqvae.distributed import by_first
 from mmseqvae.files import write_csv, write_text
 
@@ -100,8 +100,7 @@ def prepare_manifest(folder: Path, data_dir: Path | None = None, skewed: bool = 
     if data_dir is None:
         data_dir = folder / "source"
         if not data_dir.exists():
-            archive = download(URL, folder / "nlu-benchmark.tar.gz")
-            write_text(folder / "unverified.sha256", f"{file_sha256(archive)}  {archive.name}\n")
+            archive = hold_to_first(download(URL, folder / "nlu-benchmark.tar.gz"), folder / "unverified.sha256")
             extract(archive, data_dir)
             archive.unlink()
         data_dir = next(data_dir.iterdir())

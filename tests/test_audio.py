@@ -168,6 +168,12 @@ def test_features_refuse_what_is_no_waveform(wrong: np.ndarray) -> None:
         LogMel(DIGITS).features(wrong)
 
 
+def test_samples_whose_power_is_no_number_are_refused() -> None:
+    assert LogMel(DIGITS).features(vowel() * np.float32(1e15)).isfinite().all()
+    with pytest.raises(AudioError, match=r"samples of up to \d(\.\d+)?e\+19 are too large: full scale is 1"):
+        LogMel(DIGITS).features(vowel() / np.abs(vowel()).max() * np.float32(5e19))
+
+
 def test_inverse_gives_back_the_log_mels() -> None:
     front_end = LogMel(DIGITS)
     log_mels = front_end.features(vowel())

@@ -84,6 +84,18 @@ def test_backtests(run: dict[str, Path], tmp_path: Path) -> None:
     assert found["last value"] == pytest.approx(last, rel=1e-4)
 
 
+def test_a_backtest_of_series_that_are_too_short_is_refused(
+    run: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = ["--manifest", run["manifest"], "--cache-dir", run["cache"], "--out", tmp_path / "none"]
+    with pytest.raises(SystemExit):
+        asked(run, "forecast", 500, *known, "--backtest")
+    assert (
+        "--backtest hides the last 500 steps, and no series of the split test is longer than" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "none").exists()
+
+
 def test_forecasts_of_one_item(run: dict[str, Path], tmp_path: Path) -> None:
     asked(run, "forecast", 2, "--frames", f"pulse={run['wave']}", "--given", "kind=fast", "--out", tmp_path)
     assert len(table(tmp_path / "pulse.csv")) == 2

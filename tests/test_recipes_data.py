@@ -124,7 +124,12 @@ def test_what_is_wrong_with_a_json(tmp_path: Path, content: str, message: str) -
 
 
 def test_a_download_must_stay_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chorales, "download", lambda url, path: path.parent.mkdir(exist_ok=True) or path.touch())
+    def touched(url: str, path: Path) -> Path:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        return path
+
+    monkeypatch.setattr(chorales, "download", touched)
     file = chorales.fetched(tmp_path / "jsb")
     assert chorales.fetched(tmp_path / "jsb") == file
     file.write_text("changed")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -52,6 +53,10 @@ def test_what_is_downloaded_is_unpacked_noted_as_unverified_and_kept(
     assert noted.split() == [file_sha256(archive), "nlu-benchmark.tar.gz"]
     archive.unlink()
     assert requests.prepare_manifest(tmp_path / "cache").read_bytes() == manifest
+    shutil.rmtree(tmp_path / "cache" / "requests" / "source")
+    archive.write_bytes(b"another")
+    with pytest.raises(ValueError, match="not the file that was downloaded first: delete it to fetch it anew, and"):
+        requests.prepare_manifest(tmp_path / "cache")
 
 
 def test_validation_comes_from_training_alone_and_is_the_same_when_skewed(published: Path, tmp_path: Path) -> None:

@@ -84,6 +84,22 @@ def download(url: str, path: Path, sha256: str | None = None, md5: str | None = 
     return path
 
 
+def hold_to_first(file: Path, noted: Path) -> Path:
+    """For files of which no digest is published: write down that of the first download, which holds from then on.
+
+    noted: where it is kept, unverified. Returns `file`. Raises ValueError, and leaves both, where it is another by now.
+    """
+    found = file_sha256(file)
+    if not noted.exists():
+        write_text(noted, f"{found}  {file.name}\n")
+    elif noted.read_text(encoding="utf-8").split()[:1] != [found]:
+        raise ValueError(
+            f"{file}: is not the file that was downloaded first: delete it to fetch it anew, and {noted} as well to "
+            "take what comes"
+        )
+    return file
+
+
 def _note(headers: Message, version: Path) -> None:
     """Keep what tells this file from another under its address: a strong ETag, else its date; no file where neither."""
     tags = (headers.get(name) for name in ("ETag", "Last-Modified"))

@@ -82,6 +82,7 @@ def read_in(table: Manifest, settings: Settings) -> ReadIn:
     columns = [name for name, kind in table.columns.items() if kind in FILES]
     cells = {name: [(row, row.cells[name]) for row in table.rows if name in row.cells] for name in columns}
     if settings.front_ends is None:
+        _check_training_rows(table, table.rows)
         ends |= {name: _new_front_end(table, name, [file for _, file in cells[name]], settings.audio) for name in cells}
     rates = {name: end.config.frames_per_second for name, end in ends.items() if isinstance(end, LogMel)}
     if settings.speeds and not rates:
@@ -215,17 +216,24 @@ def _trouble(clip: Clip) -> str | None:
     return None
 
 
+def _check_training_rows(table: Manifest, rows: Sequence[Row]) -> None:
+    """Raise ManifestError where `rows` hold no training row, or none with one of the columns."""
+    train = [row for row in rows if row.split == "train"]
+    if not train:
+        raise ManifestError(f"{table.path}: no row is in the split train, so there is nothing to learn from")
+    for name in table.columns:
+        if not any(name in row.cells for row in train):
+            raise ManifestError(f"{table.path}: column {name!r} is empty in every row of the split train")
+
+
 def _fit(
     known: Mapping[str, FrontEnd], table: Manifest, rows: list[Row], stores: Mapping[str, Clips], text: TextConfig
 ) -> dict[str, FrontEnd]:
     """Vocabularies learnt and frames standardised on the training `rows`; in the order of `table.columns`."""
-    if not rows:
-        raise ManifestError(f"{table.path}: no row is in the split train, so there is nothing to learn from")
+    _check_training_rows(table, rows)
     fitted: dict[str, FrontEnd] = {}
     for name, kind in table.columns.items():
         cells = [row.cells[name] for row in rows if name in row.cells]
-        if not cells:
-            raise ManifestError(f"{table.path}: column {name!r} is empty in every row of the split train")
         if kind == "tokens":
             fitted[name] = train_tokenizer(cells, text, name)
             continue

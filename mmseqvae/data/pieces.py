@@ -70,12 +70,12 @@ class Piece:
 
 
 def at_rate(samples: np.ndarray, rate: Any, wanted: int, name: str) -> np.ndarray:
-    """[N] or [N, channels] of any real type, integers of full scale -> [N] float32 at `wanted` Hz, channels averaged.
+    """[N] or [N, channels], floats or signed integers of full scale -> [N] float32 at `wanted` Hz, channels averaged.
 
     Raises AudioError where they are no waveform.
     """
     if samples.dtype.kind not in "fi":
-        raise AudioError(f"{name}: holds {samples.dtype}, samples are numbers")
+        raise AudioError(f"{name}: holds {samples.dtype}, samples are floats or signed integers")
     if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
         raise AudioError(f"{name}: has shape {samples.shape}, [N] or [N, channels] is needed")
     if samples.ndim not in (1, 2) or not samples.size:

@@ -33,9 +33,9 @@ CLASSES = (
 class BucketBatchSampler(Sampler[list[int]]):
     """Batches of items of like length, every item once an epoch, the same for the same (seed, epoch).
 
-    lengths: [N] steps, or [N, M] of every modality. A batch has `batch_size` items, or, with `frames_per_batch`, as
-    many as make at most that many steps, padding and all modalities included: rows * sum_m longest_m. The number of
-    batches is known, and the same in every epoch.
+    lengths: [N] steps, or of every modality, [N, M] or a tuple of [N], which are not copied. A batch has `batch_size`
+    items, or, with `frames_per_batch`, as many as make at most that many steps, padding and all modalities included:
+    rows * sum_m longest_m. The number of batches is known, and the same in every epoch.
 
     With `shuffle` and a batch size the items are drawn in chunks of `chunk` batches, sorted within a chunk, and the
     batches shuffled. By frames all items are sorted, roughly by the modality with the most steps and then by the
@@ -58,7 +58,7 @@ class BucketBatchSampler(Sampler[list[int]]):
 
     def __init__(
         self,
-        lengths: Many[int] | np.ndarray,
+        lengths: Many[int] | np.ndarray | tuple[np.ndarray, ...],
         batch_size: int,
         shuffle: bool = True,
         seed: int = 0,
@@ -74,10 +74,9 @@ class BucketBatchSampler(Sampler[list[int]]):
             raise ValueError(f"batch_size ({batch_size}) and chunk ({chunk}) must be at least 1")
         if not 0 <= rank < ranks:
             raise ValueError(f"rank ({rank}) must lie in 0..{ranks - 1}")
-        lengths = np.asarray(lengths, np.int64)
-        self.lengths = lengths[:, None] if lengths.ndim == 1 else lengths
-        self.steps = lengths if lengths.ndim == 1 else lengths.sum(1)  # not copied: they may be a mapped file
-        self.weights = None if weights is None else checked_weights(weights, len(lengths), shuffle)
+        self.lengths = _columns(lengths)
+        self.items = len(self.lengths[0])
+        self.weights = None if weights is None else checked_weights(weights, self.items, shuffle)
         self.groups = groups
         self.batch_size, self.shuffle, self.seed, self.chunk = batch_size, shuffle, seed, chunk
         self.rank, self.ranks = rank, ranks
@@ -89,9 +88,9 @@ class BucketBatchSampler(Sampler[list[int]]):
     def __len__(self) -> int:
         """Batches in an epoch."""
         if self.plan is None:
-            return -(-len(self.lengths) // (self.batch_size * self.ranks))
+            return -(-self.items // (self.batch_size * self.ranks))
         whole = self.plan.chunks * (len(self.plan.cuts) - 1)
-        short = -len(self.lengths) % self.plan.chunks  # chunks without a shortest item
+        short = -self.items % self.plan.chunks  # chunks without a shortest item
         return whole - (short if self.plan.cuts[1:2].tolist() == [1] else 0)
 
     def batches(self) -> Iterator[list[int]]:
@@ -103,7 +102,7 @@ class BucketBatchSampler(Sampler[list[int]]):
     def _ordered(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The epoch's items, and where in them every batch of all ranks together starts and stops."""
         if not self.shuffle:
-            items = numbers(len(self.lengths))
+            items = numbers(self.items)
             cuts = self._even() if self.plan is None else self.plan.cuts
             return items, cuts[:-1], cuts[1:]
         random = np.random.default_rng((self.seed, self.epoch))
@@ -113,15 +112,15 @@ class BucketBatchSampler(Sampler[list[int]]):
 
     def _even(self) -> np.ndarray:
         size = self.batch_size * self.ranks
-        return np.append(np.arange(0, len(self.lengths), size), len(self.lengths))
+        return np.append(np.arange(0, self.items, size), self.items)
 
     def _by_count(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        items = self._drawn(random, self.weights) if self.weights is not None else numbers(len(self.lengths))
+        items = self._drawn(random, self.weights) if self.weights is not None else numbers(self.items)
         random.shuffle(items)
         size = self.chunk * self.batch_size * self.ranks
         for first in range(0, len(items), size):
             part = items[first : first + size]
-            items[first : first + size] = part[np.argsort(self.steps[part], kind="stable")]
+            items[first : first + size] = part[np.argsort(self._steps(part), kind="stable")]
         cuts = self._even()
         return items, cuts[:-1], cuts[1:]
 
@@ -133,15 +132,14 @@ class BucketBatchSampler(Sampler[list[int]]):
         return resampled(items, weights, random.random())
 
     def _by_frames(self, random: np.random.Generator, plan: Plan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        items = random.permutation(len(self.lengths))
-        items = items[_sorted(self.lengths[items], plan.width)]
+        items = random.permutation(self.items).astype(numbers(self.items).dtype)
+        items = items[_sorted(self._rows(items), plan.width)]
         if self.weights is not None:
             items = resampled(items, self.weights, random.random())
-        deep = len(plan.tops)
-        table = np.full((deep, plan.chunks), -1)
-        table.reshape(-1)[deep * plan.chunks - len(items) :] = items
-        table = random.permuted(table, axis=1)
-        firsts = deep * np.arange(plan.chunks)[:, None]
+        table = np.full((plan.deep, plan.chunks), -1, items.dtype)
+        table.reshape(-1)[plan.deep * plan.chunks - len(items) :] = items
+        random.permuted(table, axis=1, out=table)
+        firsts = plan.deep * np.arange(plan.chunks)[:, None]
         starts, stops = firsts + plan.cuts[:-1], firsts + plan.cuts[1:]
         if len(table):
             starts[:, 0] += table[0] < 0
@@ -150,33 +148,43 @@ class BucketBatchSampler(Sampler[list[int]]):
 
     def _planned(self, most: int) -> Plan:
         """How epochs are cut by frames; the places are the same in all of them."""
-        if most < 1 or self.steps.max(initial=0) > most:
+        steps = self._steps()
+        if most < 1 or steps.max(initial=0) > most:
             raise ValueError(
-                f"frames_per_batch must hold the longest item, {self.steps.max(initial=1)} steps of all modalities "
+                f"frames_per_batch must hold the longest item, {steps.max(initial=1)} steps of all modalities "
                 f"together, got {most}"
             )
-        if not self.shuffle or not len(self.lengths):
-            return Plan(1, 1.0, self.lengths, self._cuts(self.lengths, most))
-        mean = np.average(self.steps, weights=self.weights)
-        chunks = max(1, round(len(self.steps) * mean / most / self.ranks / SORTED_TOGETHER))
-        spread = float(self.lengths.std(0).max())
-        thin = slice(None, None, min(chunks, 1 + len(self.steps) // PROBED))  # widths are compared on a part
+        if not self.shuffle or not self.items:
+            return Plan(1, 1.0, self.items, self._cuts(self._rows(), most))
+        mean = np.average(steps, weights=self.weights)
+        chunks = max(1, round(self.items * mean / most / self.ranks / SORTED_TOGETHER))
+        spread = max(float(column.std()) for column in self.lengths)
+        thin = slice(None, None, min(chunks, 1 + self.items // PROBED))  # widths are compared on a part
         widths = [max(1.0, spread / classes) for classes in CLASSES]
         width = min(
             widths, key=lambda width: len(self._cuts(self._tops(chunks // (thin.step or 1), width, thin), most))
         )
         tops = self._tops(chunks, width)
-        return Plan(chunks, width, tops, self._cuts(tops, most))
+        return Plan(chunks, width, len(tops), self._cuts(tops, most))
 
     def _tops(self, chunks: int, width: float, part: slice = slice(None)) -> np.ndarray:
         """[depth, M]: the most steps that the item at a place of a chunk can have."""
-        lengths = self.lengths[part]
+        lengths = self._rows(part)
         order = _sorted(lengths, width)
         tops = lengths[order]
         if self.weights is not None and self.weights[part].any():
             tops = highest_drawn(tops, self.weights[part][order])
         missing = np.zeros((-len(tops) % chunks, tops.shape[1]), np.int64)
         return np.concatenate([missing, tops]).reshape(-1, chunks, tops.shape[1]).max(1)
+
+    def _rows(self, items: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """[N', M]: the steps of every modality."""
+        return np.stack([column[items] for column in self.lengths], axis=1)
+
+    def _steps(self, items: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """[N']: the steps of all modalities together."""
+        first, *others = (column[items] for column in self.lengths)
+        return sum(others, start=first)
 
     def _cuts(self, tops: np.ndarray, most: int) -> np.ndarray:
         return np.array(_cut(tops, most, self.ranks) if len(tops) else [0])
@@ -221,17 +229,25 @@ class NumberedDraws(BucketBatchSampler):
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in super().__iter__():
-            yield [self.epoch * len(self.lengths) + item for item in batch]
+            yield [self.epoch * self.items + item for item in batch]
 
 
 class Plan(NamedTuple):
     """How epochs are cut by frames: into `chunks` alike, sorted in classes of `width` steps, each cut at `cuts`
-    [batches + 1]; tops [depth, M]: the most steps that the item at a place of a chunk can have."""
+    [batches + 1]; deep: the items of a chunk."""
 
     chunks: int
     width: float
-    tops: np.ndarray
+    deep: int
     cuts: np.ndarray
+
+
+def _columns(lengths: Many[int] | np.ndarray | tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+    """[N] of every modality. Not copied: they may be a mapped file."""
+    if isinstance(lengths, tuple) and lengths and isinstance(lengths[0], np.ndarray):
+        return lengths
+    array = np.asarray(lengths, np.int64)
+    return (array,) if array.ndim == 1 else tuple(array.T)
 
 
 def numbers(n: int) -> np.ndarray:
@@ -281,12 +297,9 @@ def make_loader(
     Filling a batch takes little more than copying its bytes, so workers seldom pay.
     """
     weights, groups = sampling_weights(dataset, sampling, sampling_column)
-    if frames_per_batch is None:
-        lengths = dataset.steps
-    else:
-        lengths = np.stack([dataset.lengths(name) for name in dataset.columns], axis=1)
+    every = (dataset.steps,) if frames_per_batch is None else tuple(map(dataset.lengths, dataset.columns))
     sampler = (NumberedDraws if dataset.numbered else BucketBatchSampler)(
-        lengths, batch_size, shuffle, seed, frames_per_batch=frames_per_batch, weights=weights, groups=groups,
+        every, batch_size, shuffle, seed, frames_per_batch=frames_per_batch, weights=weights, groups=groups,
         rank=rank, ranks=ranks,
     )  # fmt: skip
     with warnings.catch_warnings():
