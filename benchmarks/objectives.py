@@ -29,7 +29,7 @@ from mmseqvae.files import write_text
 RESULTS = Path(__file__).with_name("results")
 
 # What every row says, so that a run is known by it whatever the library's defaults for these become. What is named
-# nowhere (widths, learning rate, warm-ups) is the library's: where such a default changes, remove the lines made before.
+# nowhere (widths, learning rate, warm-ups) is the library's: where that changes, remove the lines made before.
 BASE: dict[str, Any] = {
     "model.fusion": "poe", "model.prior": "standard", "model.latent": 32,
     "objective.beta": 1.0, "objective.token_weight": 40.0, "training.conditionals": "none",

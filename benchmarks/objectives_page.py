@@ -82,8 +82,8 @@ HEAD = """# Every way to share a latent, on spoken digits
 Free Spoken Digit Dataset. Every row: the same networks, learnt frame scale, batches and learning rate, and about
 the same processor time of training on one thread, in whole epochs whose number follows from the time of some steps;
 warm-ups take at most a third (beta) or a tenth (learning rate) of them. What networks, token weight and budget share
-was chosen for the default, on "valid"; no other row was tuned: what is a row's own is as published but for importance draws, which cost time (4, MMVAE+ 1;
-more as published), and private dimensions, half of the 32. Median over seeds,
+was chosen for the default, on "valid"; no other row was tuned: what is a row's own is as published but for importance
+draws, which cost time (4, MMVAE+ 1; more as published), and private dimensions, half of the 32. Median over seeds,
 shares with half of their 95 % interval (of the median seed). Words and recordings come from one posterior draw;
 text is greedy; t->a .5 and 1: audio from words at that frame noise, elsewhere 0.5, diversity and copies at 0.
 "Own" is the prior that the model was trained with (N(0, I) or one learnt with it); mixture (at most 50 diagonal
