@@ -1,9 +1,9 @@
-"""What does the recipe of requests reach? The medians of its seeds beside the bars, and balanced beside plain sampling.
+"""What does the recipe of requests reach? The medians of its seeds beside the bars, and what sampling by label changes.
 
     python -m benchmarks.requests --data-dir DIR        # seeds 0, 1 and 2, one after another
 
-Runs the recipe once for each seed, and twice more on the skewed requests, with plain and with balanced sampling; what
-is finished is kept. Writes benchmarks/results/requests.md.
+Runs the recipe once for each seed, and three times more on the skewed requests, with plain, square-root and balanced
+sampling; what is finished is kept. Writes benchmarks/results/requests.md.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mmseqvae.files import write_text
 from recipes import requests as recipe
 
 RESULTS = Path(__file__).with_name("results")
+SAMPLINGS = ("plain", "square-root", "balanced")
 Figures = dict[str, Any]
 
 
@@ -93,7 +94,7 @@ def main(
     Args:
         data_dir: folder with the requests; without it they are downloaded.
         seeds: one training each.
-        skewed_seeds: two trainings each on the skewed requests, with plain and with balanced sampling.
+        skewed_seeds: three trainings each on the skewed requests, one a way of sampling.
         out: folder of the run directories, which are kept and used again.
         cache_dir: where the requests are kept.
         results: folder for the tables.
@@ -111,7 +112,7 @@ def main(
     plain = {seed: reached("plain", seed, False, "plain") for seed in seeds}
     skewed = {
         sampling: {seed: reached(f"skewed-{sampling}", seed, True, sampling) for seed in skewed_seeds}
-        for sampling in ("plain", "balanced")
+        for sampling in SAMPLINGS
     }
     command = "python -m benchmarks.requests" + (" --data-dir DIR" if data_dir else "")
     command += f" --seeds {' '.join(map(str, seeds))} --skewed-seeds {' '.join(map(str, skewed_seeds))}"
