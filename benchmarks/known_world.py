@@ -49,6 +49,7 @@ LATENT, HIDDEN = 6, 32
 COMPONENTS = 50  # of the prior that is fitted, and of the one that is learnt
 PAIRS, BATCH, RATE, CLIP = 200_000, 256, 5e-3, 20.0
 FITTED, TEST = 4000, 500
+TEST_SEED = 2
 PROBED = 60  # steps whose time tells how many of them fit into a budget
 
 
@@ -166,6 +167,7 @@ def main(
     seeds: list[int] = [0, 1, 2, 3, 4, 5],  # noqa: B006
     seconds: float = 45,
     draws: int = 200,
+    test_seed: int = TEST_SEED,
     results: Path = RESULTS,
     side_by_side: int = 2,
 ) -> None:
@@ -178,6 +180,8 @@ def main(
             a run are averages over those of its seeds that are finished; all have the same test pairs.
         seconds: of processor time for every training: as many steps as take it, the same for every seed.
         draws: importance draws of every log-likelihood.
+        test_seed: of the test pairs; others, with seeds of networks that chose nothing, tell whether a choice holds, on
+            pages of their own.
         results: folder for the lines, tables and pictures.
         side_by_side: runs at a time, one thread each.
     """
@@ -191,6 +195,7 @@ def main(
 
     def described(name: str, crowd: int, seed: int) -> dict[str, Any]:
         common = {"world": crowd, "seed": seed, "seconds": seconds, "draws": draws}
+        common |= {"test_seed": test_seed} if test_seed != TEST_SEED else {}
         return {"name": name, **common, **RUNS[name].settings()}
 
     wanted = [
@@ -205,12 +210,14 @@ def main(
         ledger.append(record)
 
     options = f" --seeds {' '.join(map(str, seeds))} --draws {draws} --seconds {seconds:g}"
+    options += f" --test-seed {test_seed}" if test_seed != TEST_SEED else ""
     command = "python -m benchmarks.known_world" + options + (f" --only {shlex.join(names)}" if only else "")
     for crowd in speakers:
         known = ledger.find({"world": crowd})
         assert known is not None
         found = {name: average(ledger.finished(described(name, crowd, seed) for seed in seeds)) for name in names}
-        stem = results / f"known_world-{'crowd' if crowd > 1 else 'smooth'}"
+        other = f"-{test_seed}" if test_seed != TEST_SEED else ""
+        stem = results / f"known_world-{'crowd' if crowd > 1 else 'smooth'}{other}"
         text = page(crowd, known["truth"], found, command, DEFAULT)
         print(text)
         write_text(stem.with_suffix(".md"), text + "\n")
@@ -245,7 +252,9 @@ def finished(run: dict[str, Any], steps: int) -> dict[str, Any]:
     started = time.process_time()
     model = fitted(optimised(chosen, pairs, steps, run["seed"]), chosen, pairs, run["seed"])
     seconds = time.process_time() - started
-    figures: Figures = measure(model, world, world.draw(TEST, seed=2), run["draws"], seed=run["seed"])
+    figures: Figures = measure(
+        model, world, world.draw(TEST, seed=run.get("test_seed", TEST_SEED)), run["draws"], seed=run["seed"]
+    )
     return {
         "run": run,
         "figures": figures,

@@ -197,6 +197,12 @@ def test_a_finished_run_is_kept_and_the_tables_are_written(
     assert f"| {sum(losses) / 2:.2f} (" in row
     assert (tmp_path / "known_world-smooth.md").read_text() == first
     assert (tmp_path / "known_world-smooth.png").stat().st_size > 10_000
+    known_world.main(**{**arguments, "only": ["ELBO"]}, test_seed=3, results=tmp_path, side_by_side=1)  # other pairs
+    assert (tmp_path / "known_world-smooth-3.md").read_text() == (again := capsys.readouterr().out)
+    assert " --test-seed 3 " in again
+    made = [json.loads(line) for line in (tmp_path / "known_world.jsonl").read_text().splitlines()]
+    assert made[-1]["run"]["test_seed"] == 3
+    assert made[-1]["figures"]["likelihood"] != lines[1]["figures"]["likelihood"]
     monkeypatch.setattr(known_world, "finished", lambda *run: pytest.fail("a finished run was made again"))
     known_world.main(**arguments, results=tmp_path, side_by_side=1)
     assert capsys.readouterr().out == first
