@@ -193,9 +193,10 @@ def main(
         if ledger.find({"world": crowd}) is None:
             ledger.append({"run": {"world": crowd}, "truth": truth(World(crowd)).to_dict()})
 
+    other = {"test_seed": test_seed} if test_seed != TEST_SEED else {}
+
     def described(name: str, crowd: int, seed: int) -> dict[str, Any]:
-        common = {"world": crowd, "seed": seed, "seconds": seconds, "draws": draws}
-        common |= {"test_seed": test_seed} if test_seed != TEST_SEED else {}
+        common = {"world": crowd, "seed": seed, "seconds": seconds, "draws": draws, **other}
         return {"name": name, **common, **RUNS[name].settings()}
 
     wanted = [
@@ -204,20 +205,18 @@ def main(
         for name in names
         for seed in seeds[: None if name in CLOSE else 1]
     ]
-    left = [run for run in wanted if ledger.find(run) is None]
-    waiting = [(run, max(1, round(seconds / pace(RUNS[run["name"]], ledger)))) for run in left]
+    waiting = [(run, max(1, round(seconds / pace(RUNS[run["name"]], ledger)))) for run in ledger.left(wanted)]
     for record in tqdm(made(waiting, side_by_side), "known world", total=len(waiting), unit="run"):
         ledger.append(record)
 
     options = f" --seeds {' '.join(map(str, seeds))} --draws {draws} --seconds {seconds:g}"
-    options += f" --test-seed {test_seed}" if test_seed != TEST_SEED else ""
+    options += f" --test-seed {test_seed}" if other else ""
     command = "python -m benchmarks.known_world" + options + (f" --only {shlex.join(names)}" if only else "")
     for crowd in speakers:
         known = ledger.find({"world": crowd})
         assert known is not None
         found = {name: average(ledger.finished(described(name, crowd, seed) for seed in seeds)) for name in names}
-        other = f"-{test_seed}" if test_seed != TEST_SEED else ""
-        stem = results / f"known_world-{'crowd' if crowd > 1 else 'smooth'}{other}"
+        stem = results / f"known_world-{'crowd' if crowd > 1 else 'smooth'}{f'-{test_seed}' if other else ''}"
         text = page(crowd, known["truth"], found, command, DEFAULT)
         print(text)
         write_text(stem.with_suffix(".md"), text + "\n")

@@ -44,10 +44,14 @@ class Ledger:
 
     def finished(self, runs: Iterable[Record]) -> list[Record]:
         """The last record of each of `runs` that has one, in their order."""
-        wanted = json.loads(json.dumps(list(runs)))  # as they read back: tuples are lists there
         latest = self.records()[::-1]
-        found = (next((record for record in latest if record[self.key] == run), None) for run in wanted)
+        found = (next((record for record in latest if record[self.key] == run), None) for run in map(_read_back, runs))
         return [record for record in found if record is not None]
+
+    def left(self, runs: Iterable[Record]) -> list[Record]:
+        """Those of `runs` that have no record, in their order."""
+        done = [record[self.key] for record in self.records()]
+        return [run for run in runs if _read_back(run) not in done]
 
     def append(self, record: Record) -> None:
         """Add one finished run. Raises ValueError where it names none, or holds a number that JSON has not."""
@@ -61,3 +65,9 @@ class Ledger:
             os.fsync(file)
         finally:
             os.close(file)
+
+
+def _read_back(run: Record) -> Record:
+    """As it stands in the file: tuples are lists there."""
+    found: Record = json.loads(json.dumps(run))
+    return found

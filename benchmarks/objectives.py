@@ -135,7 +135,7 @@ def main(
     common = {"split": split, "seconds": seconds, "draws": draws, "pairs": pairs}
     runs = runs_of(list(ROWS) if rows is None else rows, options, seeds, **common)
     ledger = Ledger(results / "objectives.jsonl")
-    if any(ledger.find(run) is None for run in runs):
+    if ledger.left(runs):
         place = Place.prepare(data_dir, split == "valid", split, cache_dir, out)
         take_turns(functools.partial(tried, place), runs, ledger, side_by_side, functools.partial(folder_of, out))
     peers = Ledger(results / "peers.jsonl").records()

@@ -65,7 +65,7 @@ def main(
     common = {"split": split, "seconds": seconds, "draws": draws, "pairs": pairs}
     runs = [run | {"share": share} for share in shares for run in runs_of(rows, options, seeds, **common)]
     ledger = Ledger(results / "pairs.jsonl")
-    if any(ledger.find(run) is None for run in runs):
+    if ledger.left(runs):
         place = Place.prepare(data_dir, split == "valid", split, cache_dir, out)
         work = functools.partial(tried, place)
         take_turns(work, runs, ledger, side_by_side, functools.partial(trial.folder_of, out), "pairs")

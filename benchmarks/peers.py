@@ -76,7 +76,7 @@ def main(
         for seed in seeds
         for model in models
     ]
-    waiting = [run for run in runs if ledger.find(run) is None]
+    waiting = ledger.left(runs)
     if waiting:
         bench = Bench.prepare(recipe.prepare_fsdd(cache_dir, data_dir, holdout), split, cache_dir)
         for run in tqdm(waiting, "peers", unit="run"):

@@ -79,7 +79,7 @@ def main(
         run | {"penalty": name, "settings": run["settings"] | PENALTIES[name]} for name in penalties for run in plain
     ]
     ledger = Ledger(results / "regularisation.jsonl")
-    if any(ledger.find(run) is None for run in runs):
+    if ledger.left(runs):
         place = Place.prepare(data_dir, True, split, cache_dir, out)
         work = functools.partial(tried, place)
         take_turns(work, runs, ledger, side_by_side, functools.partial(trial.folder_of, out), "regularisation")

@@ -103,9 +103,8 @@ def prepared(manifest: Path) -> dict[str, float]:
     started = time.perf_counter()
     corpus = corpus_of(manifest)
     seconds = time.perf_counter() - started
-    train = corpus.datasets["train"]
-    train.__getitems__([0])  # compiles what fills batches, and below what cuts them, for all processes to come
-    next(iter(make_loader(train, BATCH, frames_per_batch=STEPS)))
+    framed = make_loader(corpus.datasets["train"], BATCH, frames_per_batch=STEPS)
+    next(iter(framed))  # compiles what cuts and fills batches, for all processes to come
     size = sum(file.stat().st_size for file in manifest.parent.glob("cache/**/*") if file.is_file())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"disk": size / 1e6, "prepared": seconds, "peak": peak / 1e6}

@@ -113,7 +113,7 @@ def main(
     torch.set_num_threads(1)
     ledger = Ledger(results / "side_by_side.jsonl")
     runs = [{"objective": name, "seed": seed, "seconds": seconds} for seed in seeds for name in objectives]
-    waiting = [run for run in runs if ledger.find(run) is None]
+    waiting = ledger.left(runs)
     if waiting:
         bench = Bench.prepare(recipe.prepare_fsdd(cache_dir, data_dir, holdout=True), "valid", cache_dir)
         for run in tqdm(waiting, "races", unit="race"):

@@ -27,9 +27,8 @@ def take_turns(work: Work, runs: list[Run], ledger: Ledger, side_by_side: int = 
     RuntimeError is raised at the end.
     """
     waiting: dict[Any, list[Run]] = {}
-    for run in runs:
-        if ledger.find(run) is None:
-            waiting.setdefault(together(run), []).append(run)
+    for run in ledger.left(runs):
+        waiting.setdefault(together(run), []).append(run)
     failed: list[str] = []
     with tqdm(total=sum(map(len, waiting.values())), desc=label, unit="run") as bar:
         for records, complaints in _turns(work, list(waiting.values()), side_by_side):

@@ -80,17 +80,11 @@ def forecast(
             for i in starts
         )
     check_names(want or [], trained.model.writable, "is wanted")
+    generator, rows, figures = trained.model.generator(seed), {}, Backtest(steps, want)  # type: ignore[var-annotated]
     if backtest:
-        series = [name for name in want or trained.model.writable if dataset.columns[name].flat.ndim > 1]
-        longest = max((int(dataset.lengths(name).max(initial=0)) for name in series), default=0)
-        if longest <= steps:
-            raise ValueError(
-                f"{manifest}: --backtest hides the last {steps} steps, and no series of the split {split} is longer "
-                f"than {longest}: forecast fewer"
-            )
-    generator, rows, figures = trained.model.generator(seed), {}, Backtest(steps)  # type: ignore[var-annotated]
+        figures.check(dataset, str(manifest), split)
     for ids, batch in parts:
-        shown = figures.hide(trained, batch, want) if backtest else batch
+        shown = figures.hide(batch) if backtest else batch
         made = trained.forecast_batch(shown, steps, samples, want, proposals, generator)
         for name, draws in made.items():
             rows.setdefault(name, [header(trained, name, levels)]).extend(lines(trained, name, ids, draws, levels))

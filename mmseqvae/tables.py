@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmseqvae import backtest
-from mmseqvae.data import Batch
+from mmseqvae.data import Batch, SequenceDataset
 from mmseqvae.evaluation import destandardised
 from mmseqvae.forecast import Draws
 from mmseqvae.frames import FrontEnd
@@ -16,17 +16,30 @@ from mmseqvae.text import Tokenizer
 
 
 class Backtest:
-    """The last `steps` steps of items hidden, and what a forecast of them was worth."""
+    """The last `steps` steps of all frames, or of those in `want`, hidden, and what a forecast of them was worth."""
 
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
+    def __init__(self, steps: int, want: list[str] | None) -> None:
+        self.steps, self.want = steps, want
         self.found: dict[str, list[dict[str, Any]]] = {}
 
-    def hide(self, trained: Trained, batch: Batch, want: list[str] | None) -> Batch:
+    def check(self, dataset: SequenceDataset, manifest: str, split: str) -> None:
+        """Raise ValueError where no item has frames to spare. manifest, split: what messages call the data set."""
+        frames = [name for name, column in dataset.columns.items() if column.flat.ndim > 1 and self._hidden(name)]
+        longest = max((int(dataset.lengths(name).max(initial=0)) for name in frames), default=0)
+        if longest <= self.steps:
+            raise ValueError(
+                f"{manifest}: --backtest hides the last {self.steps} steps, and no series of the split {split} is "
+                f"longer than {longest}: forecast fewer"
+            )
+
+    def _hidden(self, name: str) -> bool:
+        return self.want is None or name in self.want
+
+    def hide(self, batch: Batch) -> Batch:
         """The batch without the last steps of its frames; an item that is no longer than these loses nothing."""
         cut = {}
         for name, x in batch.items():
-            if x.values.is_floating_point() and (want is None or name in want):
+            if x.values.is_floating_point() and self._hidden(name):
                 left = x.lengths - self.steps
                 cut[name] = Sequence(x.values, left.where(left > 0, x.lengths), x.observed)
         return {**batch, **cut}

@@ -26,6 +26,16 @@ def _append(path, name):
         Ledger(path).append({"run": {"process": name, "number": number}, "filling": name * 5000})
 
 
+def test_runs_without_a_record_are_left_in_their_order(tmp_path):
+    ledger = Ledger(tmp_path / "results.jsonl")
+    runs = [{"seed": seed, "sizes": (1, 2)} for seed in range(4)]
+    assert ledger.left(runs) == runs
+    for run in (runs[2], runs[0]):
+        ledger.append({"run": run})
+    assert ledger.left(runs) == [runs[1], runs[3]]
+    assert [record["run"]["seed"] for record in ledger.finished(runs)] == [0, 2]
+
+
 def test_processes_that_append_at_once_keep_every_line_whole(tmp_path):
     path = tmp_path / "runs.jsonl"
     context = multiprocessing.get_context("fork")

@@ -82,7 +82,7 @@ def read_in(table: Manifest, settings: Settings) -> ReadIn:
     columns = [name for name, kind in table.columns.items() if kind in FILES]
     cells = {name: [(row, row.cells[name]) for row in table.rows if name in row.cells] for name in columns}
     if settings.front_ends is None:
-        _check_training_rows(table, table.rows)
+        _check_training_rows(table, [row for row in table.rows if row.split == "train"])
         ends |= {name: _new_front_end(table, name, [file for _, file in cells[name]], settings.audio) for name in cells}
     rates = {name: end.config.frames_per_second for name, end in ends.items() if isinstance(end, LogMel)}
     if settings.speeds and not rates:
@@ -217,12 +217,11 @@ def _trouble(clip: Clip) -> str | None:
 
 
 def _check_training_rows(table: Manifest, rows: Sequence[Row]) -> None:
-    """Raise ManifestError where `rows` hold no training row, or none with one of the columns."""
-    train = [row for row in rows if row.split == "train"]
-    if not train:
+    """Raise ManifestError where there are no training `rows`, or none with one of the columns."""
+    if not rows:
         raise ManifestError(f"{table.path}: no row is in the split train, so there is nothing to learn from")
     for name in table.columns:
-        if not any(name in row.cells for row in train):
+        if not any(name in row.cells for row in rows):
             raise ManifestError(f"{table.path}: column {name!r} is empty in every row of the split train")
 
 
