@@ -26,14 +26,14 @@ format: $(VENV)/dev
 	$(BIN)/ruff format .
 
 table: $(VENV)/demo  # the README's results: three seeds on the real recordings
-	$(BIN)/python -m benchmarks.spoken_digits --source $(SOURCE) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+	$(BIN)/python -m benchmarks.quality.spoken_digits --source $(SOURCE) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 bench: $(VENV)/demo  # longer where bf16 is emulated
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.speed.bench $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 bench-peers: $(VENV)/peers  # half an hour on a free core; what is in benchmarks/results/ already is not run again
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.side_by_side $(if $(DATA_DIR),--data-dir $(DATA_DIR))
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.peers $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.peers.side_by_side $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.peers.accuracy $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 $(VENV)/demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -2,26 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmseqvae.config import AugmentConfig as AugmentConfig
+    from mmseqvae.config import LogMelConfig as LogMelConfig
+    from mmseqvae.config import ModelConfig as ModelConfig
+    from mmseqvae.config import ObjectiveConfig as ObjectiveConfig
+    from mmseqvae.config import TextConfig as TextConfig
+    from mmseqvae.config import TrainingConfig as TrainingConfig
+    from mmseqvae.config import WindowConfig as WindowConfig
+    from mmseqvae.data.preparation import prepare as prepare
+    from mmseqvae.decoders import FrameDecoder as FrameDecoder
+    from mmseqvae.decoders import TokenDecoder as TokenDecoder
+    from mmseqvae.decoding import FrameSampling as FrameSampling
+    from mmseqvae.decoding import TokenSampling as TokenSampling
+    from mmseqvae.distributions.gaussian import Gaussian as Gaussian
+    from mmseqvae.encoders import FrameEncoder as FrameEncoder
+    from mmseqvae.encoders import TokenEncoder as TokenEncoder
+    from mmseqvae.evaluation.probe import Probe as Probe
+    from mmseqvae.evaluation.probe import fit_probe as fit_probe
+    from mmseqvae.features.log_mel import LogMel as LogMel
+    from mmseqvae.inference.forecasting import Draws as Draws
+    from mmseqvae.modality import Modality as Modality
+    from mmseqvae.model import MultimodalVAE as MultimodalVAE
+    from mmseqvae.objectives import coordinated as coordinated
+    from mmseqvae.objectives import elbo as elbo
+    from mmseqvae.pipeline.trained import Trained as Trained
+    from mmseqvae.pipeline.trained import load as load
+    from mmseqvae.sequence import Sequence as Sequence
+    from mmseqvae.tokenizers.characters import Tokenizer as Tokenizer
+    from mmseqvae.training.trainer import fit as fit
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Sequence": "sequence",
-    "Gaussian": "gaussian",
+    "Gaussian": "distributions.gaussian",
     "TokenEncoder": "encoders",
     "FrameEncoder": "encoders",
     "TokenDecoder": "decoders",
     "FrameDecoder": "decoders",
-    "TokenSampling": "sampling",
-    "FrameSampling": "sampling",
-    "Modality": "modalities",
+    "TokenSampling": "decoding",
+    "FrameSampling": "decoding",
+    "Modality": "modality",
     "MultimodalVAE": "model",
     "coordinated": "objectives",
     "elbo": "objectives",
-    "Tokenizer": "text",
-    "LogMel": "audio",
+    "Tokenizer": "tokenizers.characters",
+    "LogMel": "features.log_mel",
     "LogMelConfig": "config",
     "TextConfig": "config",
     "ModelConfig": "config",
@@ -29,21 +60,34 @@ _HOME = {
     "TrainingConfig": "config",
     "WindowConfig": "config",
     "AugmentConfig": "config",
-    "prepare": "data",
-    "fit": "training",
-    "Trained": "pretrained",
-    "load": "pretrained",
-    "Draws": "forecast",
-    "Probe": "classification",
-    "fit_probe": "classification",
+    "prepare": "data.preparation",
+    "fit": "training.trainer",
+    "Trained": "pipeline.trained",
+    "load": "pipeline.trained",
+    "Draws": "inference.forecasting",
+    "Probe": "evaluation.probe",
+    "fit_probe": "evaluation.probe",
 }
+
+
+def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a package whose names are imported when they are first asked for.
+
+    Args:
+        package: its name.
+        homes: {name: module below the package that defines it}.
+    """
+
+    def find(name: str) -> Any:
+        if name in homes:
+            return getattr(import_module(f"{package}.{homes[name]}"), name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return find
+
+
+__getattr__ = lazy(__name__, _HOME)
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"mmseqvae.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'mmseqvae' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -1,5 +1,5 @@
 """`python -m mmseqvae` is the command `mmseqvae`."""
 
-from mmseqvae.cli import main
+from mmseqvae.cli.commands import main
 
 main()

@@ -3,21 +3,24 @@
 Both decoders are a recurrent net over their own past whose every step sees the latent three times: added to its input,
 as its initial state, and added to its output. In training the past is partly hidden (`input_dropout`) or perturbed
 (`input_noise`), so that what the past no longer tells must come from the latent (Bowman et al. 2016, section 3.1).
-Both give a proper law over sequences of every length up to `max_steps`: probabilities sum to 1 (tested).
+Both give a proper distribution over sequences of every length up to `max_steps`: probabilities sum to 1 (tested).
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from mmseqvae import captured, free_running
-from mmseqvae.conditioned import ConditionedRNN, check_lengths, stack_draws
-from mmseqvae.likelihoods import FrameLikelihood, categorical_sample, linear_categorical_log_prob
-from mmseqvae.packed import Packing, Padded, State
-from mmseqvae.sampling import FrameSampling, TokenSampling, check_max_steps
+from mmseqvae.decoding import FrameSampling, TokenSampling, check_max_steps
+from mmseqvae.distributions.likelihoods import FrameLikelihood, categorical_sample, linear_categorical_log_prob
+from mmseqvae.rnn import autoregressive
+from mmseqvae.rnn.conditioned_rnn import ConditionedRNN, check_lengths, stack_draws
+from mmseqvae.rnn.kernels import cuda_graphs
+from mmseqvae.rnn.kernels.packed_rnn import Packing, Padded, State
 from mmseqvae.sequence import Sequence, full
 
 
@@ -26,9 +29,11 @@ class TokenDecoder(nn.Module):
 
     vocabulary: V. input_dropout: share of previous tokens hidden in training; input_noise: share replaced by a random
     token. An unobserved previous token looks like a hidden one. never_first: tokens that no draw begins with, whatever
-    the law says of them: what begins with the end, or with an unknown label, is no label. Raises ValueError for an
-    `end` outside the vocabulary, or where nothing is left to begin with.
+    the distribution says of them: what begins with the end, or with an unknown label, is no label. Raises ValueError
+    for an `end` outside the vocabulary, or where nothing is left to begin with.
     """
+
+    writes: Literal["tokens"] = "tokens"
 
     def __init__(
         self,
@@ -82,23 +87,23 @@ class TokenDecoder(nn.Module):
     @torch.no_grad()
     def sample(self, z: Tensor, how: TokenSampling, generator: torch.Generator | None = None) -> Sequence:
         """Free-running draws, one a row: z [N, D] -> Sequence of N that ends in `end`."""
-        drawn = free_running.Tokens(z, min(how.max_steps or self.max_steps, self.max_steps), self.end, how, generator)
-        if captured.fits(z):
-            captured.tokens(self.net, self.embedding, self.to_logits, z, drawn, self.start_token, self.never_first)
+        drawn = autoregressive.Tokens(z, min(how.max_steps or self.max_steps, self.max_steps), self.end, how, generator)
+        if cuda_graphs.fits(z):
+            cuda_graphs.tokens(self.net, self.embedding, self.to_logits, z, drawn, self.start_token, self.never_first)
         else:
             self._draw(z, drawn)
         return Sequence(drawn.tokens[: int(drawn.lengths.max()) if len(z) else 0].T, drawn.lengths)
 
-    def _draw(self, z: Tensor, drawn: free_running.Tokens) -> None:
+    def _draw(self, z: Tensor, drawn: autoregressive.Tokens) -> None:
         """Step by step."""
-        step = free_running.steps(self.net, z, drawn.limit, self.embedding)
-        constant, logits = self.to_logits(step.added), free_running.affine(self.to_logits.weight, len(z))
+        step = autoregressive.steps(self.net, z, drawn.limit, self.embedding)
+        constant, logits = self.to_logits(step.added), autoregressive.affine(self.to_logits.weight, len(z))
         token = torch.full((len(z),), self.start_token, device=z.device)
         for t in range(drawn.limit - 1):
-            law = logits(step(token), constant)
+            distribution = logits(step(token), constant)
             if t == 0 and self.never_first:
-                law[:, self.never_first] = -torch.inf
-            if drawn.draw(law, t):
+                distribution[:, self.never_first] = -torch.inf
+            if drawn.draw(distribution, t):
                 break
             token = drawn.tokens[t]
 
@@ -108,7 +113,7 @@ class TokenDecoder(nn.Module):
 
         The end is not drawn before a token that was observed; behind one that was drawn all is `end`.
         """
-        step = free_running.steps(self.net, z, x.steps, self.embedding)
+        step = autoregressive.steps(self.net, z, x.steps, self.embedding)
         ahead = x.known_lengths  # the sequence is known to go on to here
         token = torch.full((len(z),), self.start_token, device=z.device)
         ended = torch.zeros_like(token, dtype=torch.bool)
@@ -148,13 +153,15 @@ class TokenDecoder(nn.Module):
 
 
 class FrameDecoder(nn.Module):
-    """Latent -> frames, `reduction` frames (a block) a step, with a law over where the sequence ends.
+    """Latent -> frames, `reduction` frames (a block) a step, with a distribution over where the sequence ends.
 
     Every block decides between r + 1 outcomes: go on, or end after its 1st, ..., r-th frame; up to `max_steps` frames,
     where the end is certain. The decision of a block is scored with the block's first frame. input_dropout: share of
     previous blocks hidden in training; input_noise: standard deviation of noise added to them, in data units.
     An unobserved previous frame looks like a hidden one.
     """
+
+    writes: Literal["frames"] = "frames"
 
     def __init__(
         self,
@@ -238,10 +245,10 @@ class FrameDecoder(nn.Module):
         """Free-running draws, one a row: z [N, D] -> Sequence of N, lengths 1 to `max_steps`."""
         limit = min(how.max_steps or self.max_steps, self.max_steps)
         count = -(-limit // self.reduction)
-        ends = free_running.Ends(z, limit, how.end == "draw", generator)
-        if captured.fits(z) and self.likelihood.additive:
+        ends = autoregressive.Ends(z, limit, how.end == "draw", generator)
+        if cuda_graphs.fits(z) and self.likelihood.additive:
             layers = self.from_block, self.to_frames, self.to_end
-            frames = captured.frames(
+            frames = cuda_graphs.frames(
                 self.net, *layers, self.likelihood, z, self.start, count, how.noise, ends, generator
             )
         else:
@@ -249,12 +256,12 @@ class FrameDecoder(nn.Module):
         return Sequence(frames[:, : int(ends.lengths.max())] if len(z) else frames, ends.lengths)
 
     def _draw(
-        self, z: Tensor, count: int, noise: float, ends: free_running.Ends, generator: torch.Generator | None
+        self, z: Tensor, count: int, noise: float, ends: autoregressive.Ends, generator: torch.Generator | None
     ) -> Tensor:
         """Step by step."""
         layers = self.from_block, self.to_frames, self.to_end
-        step = free_running.steps(self.net, z, count)
-        blocks = free_running.Blocks(self.likelihood, *layers, step.added, count, noise, generator)
+        step = autoregressive.steps(self.net, z, count)
+        blocks = autoregressive.Blocks(self.likelihood, *layers, step.added, count, noise, generator)
         x = blocks.start(self.start)
         for j in range(count):
             x, output = blocks.step(step(x), j)
@@ -266,10 +273,10 @@ class FrameDecoder(nn.Module):
     def complete(self, z: Tensor, x: Sequence, how: FrameSampling, generator: torch.Generator | None = None) -> Tensor:
         """x with every unobserved step drawn given all before it, z [N, D], x of N -> [N, T, C]; the others are kept.
 
-        The lengths of x are taken as known: the law over where a sequence ends is not asked, nor `max_steps`.
+        The lengths of x are taken as known: the distribution over where a sequence ends is not asked, nor `max_steps`.
         """
         frames, known = self._blocks(x.filled()), self._blocks(x.mask)[..., None]
-        step = free_running.steps(self.net, z, frames.shape[1])
+        step = autoregressive.steps(self.net, z, frames.shape[1])
         block, done = self.start.expand(len(z), -1), []
         for j in range(frames.shape[1]):
             hidden = step(self.from_block(block)) + step.added
@@ -288,7 +295,7 @@ class FrameDecoder(nn.Module):
 
         Outcome 0 goes on, outcome k ends after the block's k-th frame; what would pass `limit` frames is impossible.
         """
-        return free_running.end_law(self.to_end(hidden), block, limit)
+        return autoregressive.end_log_probs(self.to_end(hidden), block, limit)
 
     def _end_terms(self, hidden: Tensor, block: Tensor, lengths: Tensor) -> Tensor:
         """log p of what each block decides: hidden [N, S, H], block numbers and lengths in frames [N] -> [N, S]."""

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from mmseqvae.gaussian import Gaussian
-from mmseqvae.recurrent import Recurrent
+from mmseqvae.distributions.gaussian import Gaussian
+from mmseqvae.rnn.layer import Recurrent
 from mmseqvae.sequence import Sequence, full, step_mask
 
 POOLINGS = ("last", "mean", "max")

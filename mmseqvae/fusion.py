@@ -15,7 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from mmseqvae.gaussian import Gaussian, GaussianMixture, Posterior
+from mmseqvae.distributions.gaussian import Gaussian, GaussianMixture, Posterior
 from mmseqvae.sequence import constant, full
 
 Fusion = Callable[[Gaussian, Tensor], Posterior]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Integral
 from typing import Any
 
@@ -11,21 +11,19 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from mmseqvae.conditionals import answer, fit_conditional
-from mmseqvae.decoders import TokenDecoder
-from mmseqvae.flows import fit_flow
-from mmseqvae.forecast import Forecasting
+from mmseqvae.decoding import FrameSampling, Sampling, TokenSampling
+from mmseqvae.distributions.gaussian import Distribution
 from mmseqvae.fusion import Encoded, Fusion, poe
-from mmseqvae.gaussian import Gaussian, Law
-from mmseqvae.modalities import Batch, Covariate, Modalities, Modality, as_read
-from mmseqvae.priors import Prior, StandardNormal, VampPrior, fit_mixture
-from mmseqvae.sampling import FrameSampling, Sampling, TokenSampling
+from mmseqvae.inference import forecasting, importance_sampling
+from mmseqvae.modality import Batch, Covariate, Modalities, Modality
+from mmseqvae.priors.base import Prior, StandardNormal
+from mmseqvae.priors.registry import FITTED
+from mmseqvae.priors.unimodal_posteriors import answer, fit_conditional
+from mmseqvae.priors.vamp import VampPrior
 from mmseqvae.sequence import Sequence, constant
 
-FITTED: dict[str, Callable[..., Prior]] = {"mixture": fit_mixture, "flow": fit_flow}
 
-
-class MultimodalVAE(Forecasting):
+class MultimodalVAE(nn.Module):
     """Several sequence modalities, one latent z, and a posterior that fuses what their encoders say.
 
         p(z) prod_m p(x_m | z, c)        q(z | x_S) = fusion of the experts q(z | x_m), m in S
@@ -66,6 +64,16 @@ class MultimodalVAE(Forecasting):
         self.conditionals = nn.ModuleDict()
 
     @property
+    def readable(self) -> list[str]:
+        """Modalities with an encoder."""
+        return self.modalities.readable
+
+    @property
+    def writable(self) -> list[str]:
+        """Modalities with a decoder."""
+        return self.modalities.writable
+
+    @property
     def training_prior(self) -> Prior:
         return self.standard if self.learnt is None else self.learnt
 
@@ -99,19 +107,9 @@ class MultimodalVAE(Forecasting):
         names = self.modalities.check(given, self.readable, "given")
         like = self.standard.zero.expand(_rows(batch), -1)
         self.modalities.check_views(batch, names if given is not None else [], self.covariates)
-        missing = torch.zeros(len(like), dtype=torch.bool, device=like.device)
-        experts = {name: Gaussian.standard_like(like) for name in self.readable}
-        present = dict.fromkeys(self.readable, missing)
-        for name in names:
-            view = self.modalities.reads(name)
-            if view in batch:
-                x = batch.get(as_read(view), batch[view])
-                experts[name], present[name] = self.modalities.read(name, x, like), x.present
-        mean, logvar = (torch.stack([getattr(e, key) for e in experts.values()]) for key in ("mean", "logvar"))
+        experts, present = self.modalities.read_all(batch, names, like)
         speaks = self.modalities.speaks(like.device)
-        return Encoded(
-            Gaussian(mean, logvar), torch.stack([*present.values()]), tuple(experts), self.fusion, like, speaks
-        )
+        return Encoded(experts, present, tuple(self.readable), self.fusion, like, speaks)
 
     def context(self, batch: Batch, rows: int) -> Tensor | None:
         """What the covariates in a batch of `rows` items say to the decoders, [rows, W]; None in a model without."""
@@ -119,15 +117,15 @@ class MultimodalVAE(Forecasting):
             return None
         return torch.cat([covariate(batch.get(view), rows) for view, covariate in self.covariates.items()], -1)
 
-    def posterior(self, batch: Batch, given: Iterable[str] | None = None) -> Law:
-        """q(z | x_given), one law a row [B, D]: rsample(n), log_prob(z), mean, variance.
+    def posterior(self, batch: Batch, given: Iterable[str] | None = None) -> Distribution:
+        """q(z | x_given), one distribution a row [B, D]: rsample(n), log_prob(z), mean, variance.
 
         A row in which a single modality is there is answered by its conditional, if one was fitted. A row with nothing
         observed gets N(0, I); `generate` draws such rows from `prior` instead.
         """
         return self.answer(self.encode(batch, given))
 
-    def answer(self, encoded: Encoded) -> Law:
+    def answer(self, encoded: Encoded) -> Distribution:
         """The posterior of what was encoded, by conditionals where they apply; `encoded.posterior()` uses none."""
         return answer(encoded, self.conditionals)
 
@@ -143,6 +141,10 @@ class MultimodalVAE(Forecasting):
             if view in batch:
                 scores[name] = self.modalities.score(name, z, batch[view], context)
         return scores
+
+    log_prob, log_weights = importance_sampling.log_prob, importance_sampling.log_weights
+    bound_difference = importance_sampling.bound_difference
+    forecast, fill = forecasting.forecast, forecasting.fill
 
     @torch.no_grad()
     def generate(
@@ -249,19 +251,12 @@ class MultimodalVAE(Forecasting):
         context: [N, W] as `context()` makes it; without, all covariates are unknown.
         """
         names = self.modalities.check(want, self.writable, "want")
-        unused = set(decode or ()) - set(names)
-        if unused:
-            raise ValueError(f"decode names {sorted(unused)}, which are not among the wanted modalities {names}")
+        ways = self.modalities.how(names, decode, FrameSampling(), TokenSampling())
         context = self.context({}, len(z)) if context is None else context
-        out: dict[str, Sequence] = {}
-        for name in names:
-            decoder = self.modalities.decoder(name)
-            default: Sampling = TokenSampling() if isinstance(decoder, TokenDecoder) else FrameSampling()
-            how = (decode or {}).get(name, default)
-            if type(how) is not type(default):
-                raise ValueError(f"{name} is drawn with {type(default).__name__}, got {type(how).__name__}")
-            out[name] = decoder.sample(self.modalities.decoded(name, z, context), how, generator)  # type: ignore[arg-type]
-        return out
+        return {
+            name: self.modalities.decoder(name).sample(self.modalities.decoded(name, z, context), how, generator)
+            for name, how in ways.items()
+        }
 
     def known(self, encoded: Encoded) -> Tensor:
         """[B, D] bool: dimensions that `answer` knows something of; a conditional speaks of all."""

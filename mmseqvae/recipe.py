@@ -16,15 +16,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mmseqvae
+from mmseqvae.cli.run_folder import next_commands
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data import Corpus
 from mmseqvae.distributed import processes
+from mmseqvae.evaluation.language_model import LanguageModel, build_language_model, fit_language_model
 from mmseqvae.files import replacing, write_json, write_text
-from mmseqvae.language_model import LanguageModel, build_language_model, fit_language_model
-from mmseqvae.pretrained import CONFIG, WEIGHTS, Trained, load
-from mmseqvae.report import report
-from mmseqvae.runs import next_commands
-from mmseqvae.training import fit, settings
+from mmseqvae.pipeline.run_folder import CONFIG, WEIGHTS
+from mmseqvae.pipeline.trained import Trained, load
+from mmseqvae.reporting.run_report import report
+from mmseqvae.training.trainer import fit, settings
 
 
 def train_or_load(

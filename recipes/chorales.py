@@ -28,11 +28,11 @@ from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingCon
 from mmseqvae.data.download import download, hold_to_first
 from mmseqvae.distributed import by_first
 from mmseqvae.files import replacing, write_csv
-from mmseqvae.pictures import save_png
+from mmseqvae.reporting.plots import save_png
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus
-    from mmseqvae.pretrained import Trained
+    from mmseqvae.pipeline.trained import Trained
 
 Chorale = list[list[int]]  # the MIDI pitches of every step
 
@@ -166,7 +166,7 @@ def main(
     out = out or Path("runs") / f"chorales-{source}"
 
     from mmseqvae.data import prepare
-    from mmseqvae.evaluation import evaluate
+    from mmseqvae.evaluation.summary import evaluate
     from mmseqvae.recipe import train_and_measure
 
     corpus = prepare(manifest, frames=["roll"], cache_dir=cache_dir)
@@ -206,7 +206,7 @@ def sampled(trained: Trained, out: Path, seed: int) -> None:
     """samples/: five rolls that the model invents, as .npy and as one picture."""
     from matplotlib.figure import Figure
 
-    from mmseqvae.sampling import FrameSampling
+    from mmseqvae.decoding import FrameSampling
 
     rolls = trained.sample(5, decode={"roll": FrameSampling(0.5)}, seed=seed)["roll"]
     figure = Figure(figsize=(9, 9), layout="constrained")
@@ -230,6 +230,6 @@ def summary(metrics: dict[str, Any], corpus: Corpus) -> list[str]:
 
 
 if __name__ == "__main__":
-    from mmseqvae.arguments import run
+    from mmseqvae.cli.parser import run
 
     run(main, prog="python -m recipes.chorales")

@@ -35,7 +35,7 @@ from mmseqvae.files import SOUNDS
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus
-    from mmseqvae.pretrained import Trained
+    from mmseqvae.pipeline.trained import Trained
 
 # Version 2.1 (doi 10.5281/zenodo.4783391). The MD5 sums are those that Zenodo publishes beside the files.
 URL = "https://zenodo.org/record/4783391/files/{}?download=1"
@@ -186,10 +186,10 @@ def measure(trained: Trained, corpus: Corpus, seed: int) -> dict[str, Any]:
     import torch
     from torchmetrics.functional.text import bleu_score
 
-    from mmseqvae.evaluation import likelihood, share_to_dict
-    from mmseqvae.measures import Share
-    from mmseqvae.pretrained import posteriors
-    from mmseqvae.text import Tokenizer
+    from mmseqvae.evaluation.summary import likelihood, share_to_dict
+    from mmseqvae.metrics import Share
+    from mmseqvae.pipeline.posteriors import posteriors
+    from mmseqvae.tokenizers.characters import Tokenizer
 
     test, model, tokenizer = corpus.datasets["test"], trained.model, trained.front_ends["text"]
     assert isinstance(tokenizer, Tokenizer)
@@ -238,6 +238,6 @@ def summary(metrics: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    from mmseqvae.arguments import run
+    from mmseqvae.cli.parser import run
 
     run(main, prog="python -m recipes.clotho")

@@ -31,7 +31,7 @@ from mmseqvae.distributed import by_first
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus, SequenceDataset
-    from mmseqvae.pretrained import Trained
+    from mmseqvae.pipeline.trained import Trained
 
 # The address and the checksum are those of torchaudio.datasets.LJSPEECH (torchaudio 2.11).
 URL = "https://data.keithito.com/data/speech/LJSpeech-1.1.tar.bz2"
@@ -126,7 +126,7 @@ def main(
 
 def measure(trained: Trained, corpus: Corpus, seed: int) -> dict[str, Any]:
     """Figures of the test sentences by their number of words."""
-    from mmseqvae.evaluation import distortion, latent, likelihood, written
+    from mmseqvae.evaluation.summary import distortion, latent, likelihood, written
 
     test = corpus.datasets["test"]
     texts = {row.id: row.cells["text"] for row in corpus.manifest.rows}
@@ -175,6 +175,6 @@ def summary(metrics: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    from mmseqvae.arguments import run
+    from mmseqvae.cli.parser import run
 
     run(main, prog="python -m recipes.ljspeech")

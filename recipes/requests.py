@@ -12,11 +12,11 @@ unknown. The intent is a second modality of one token: classification is generat
 one, and beside it stands a linear probe of the posterior means given the text. Beside the likelihood stands that of a
 language model of the same decoder without a latent; sampled requests are judged by an n-gram model of words.
 
-Measured on the 700 test requests (benchmarks/requests.py, medians of 3 seeds, 3 minutes of training on one core,
-2026-11-26): 29.48 nats a request of 500 draws, the language model without a latent 29.48; mutual information 3.81 nats,
-of 700 requests; 31 of 32 units active; intent .974 by the probe and .969 as the likeliest one of the decoder. Sampled
-at temperature 0.93, requests have .97 of the perplexity of the test's and .89 of its distinct-2, and training holds
-.029 of them, of the test's .016. Of skewed requests (seed 0) macro-F1 is .692 with plain sampling, .807 with
+Measured on the 700 test requests (benchmarks/quality/requests.py, medians of 3 seeds, 3 minutes of training on one
+core, 2026-11-26): 29.48 nats a request of 500 draws, the language model without a latent 29.48; mutual information 3.81
+nats, of 700 requests; 31 of 32 units active; intent .974 by the probe and .969 as the likeliest one of the decoder.
+Sampled at temperature 0.93, requests have .97 of the perplexity of the test's and .89 of its distinct-2, and training
+holds .029 of them, of the test's .016. Of skewed requests (seed 0) macro-F1 is .692 with plain sampling, .807 with
 square-root and .862 with balanced as the likeliest, .787, .796 and .811 by the probe. One draw of the latent loses what
 is sure: an intent that is written from one is right in .857 of the test.
 """
@@ -36,7 +36,7 @@ from mmseqvae.files import write_csv, write_text
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus
-    from mmseqvae.pretrained import Trained
+    from mmseqvae.pipeline.trained import Trained
 
 # ---------------------------------------------------------------------------------------------------------- data
 
@@ -195,8 +195,8 @@ def measure(
     training: TrainingConfig,
 ) -> dict[str, Any]:
     """All figures of the run; sampled requests go to `out`/samples."""
+    from mmseqvae.evaluation.text_metrics import beside_language_model
     from mmseqvae.recipe import language_model_or_load
-    from mmseqvae.text_figures import beside_language_model
 
     how = replace(trained.config, **LANGUAGE_MODEL)  # type: ignore[arg-type]
     alone = language_model_or_load(corpus, "text", out, how, replace(training, patience=PATIENCE))
@@ -213,10 +213,10 @@ def intents(trained: Trained, corpus: Corpus, split: str, seed: int) -> dict[str
     "written": one that is generated from a single draw of the posterior; "likeliest": the likeliest under the mean of
     what INTENT_DRAWS draws say; "probe": a linear probe of the posterior means.
     """
-    from mmseqvae.classification import classify, label_probabilities, macro_f1
-    from mmseqvae.evaluation import batches, share_to_dict
-    from mmseqvae.labels import Labels
-    from mmseqvae.measures import kept
+    from mmseqvae.evaluation.probe import classify, label_probabilities, macro_f1
+    from mmseqvae.evaluation.summary import batches, share_to_dict
+    from mmseqvae.metrics import kept
+    from mmseqvae.tokenizers.categories import Labels
 
     model, labels = trained.model, trained.front_ends["intent"]
     assert isinstance(labels, Labels)
@@ -224,10 +224,10 @@ def intents(trained: Trained, corpus: Corpus, split: str, seed: int) -> dict[str
     said: dict[str, list[str]] = {"written": [], "likeliest": []}
     for batch in batches(model, corpus.datasets[split]):
         made = model.generate(batch, ["intent"], ["text"], generator=generator)["intent"]
-        law = label_probabilities(model, labels, batch, "intent", ["text"], INTENT_DRAWS, generator)
+        distribution = label_probabilities(model, labels, batch, "intent", ["text"], INTENT_DRAWS, generator)
         wanted += [labels.decode(item) for item in batch["intent"].items()]
         said["written"] += [labels.decode(item) for item in made.items()]
-        said["likeliest"] += [labels.decode(k) for k in law.argmax(1, keepdim=True)]
+        said["likeliest"] += [labels.decode(k) for k in distribution.argmax(1, keepdim=True)]
     meant = {row.id: str(row.cells["intent"]) for row in corpus.manifest.rows}
     _, probed, _ = classify(trained, corpus, meant, ["text"], split, seed=seed)
 
@@ -249,12 +249,12 @@ def sampled(
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    from benchmarks.ngram import KneserNey
-    from mmseqvae.evaluation import share_to_dict
-    from mmseqvae.measures import kept
-    from mmseqvae.sampling import TokenSampling
-    from mmseqvae.text_figures import sample_figures
-    from mmseqvae.units import train_tokenizer
+    from mmseqvae.decoding import TokenSampling
+    from mmseqvae.evaluation.judges.ngram import KneserNey
+    from mmseqvae.evaluation.summary import share_to_dict
+    from mmseqvae.evaluation.text_metrics import sample_figures
+    from mmseqvae.metrics import kept
+    from mmseqvae.tokenizers.words_bytes_bpe import train_tokenizer
 
     how = {"text": TokenSampling(temperature=temperature)}
     texts, labels = texts_of(corpus, "train")
@@ -319,6 +319,6 @@ def summary(metrics: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    from mmseqvae.arguments import run
+    from mmseqvae.cli.parser import run
 
     run(main, prog="python -m recipes.requests")

@@ -14,10 +14,11 @@ Penn Treebank is made ready for such tables with words, marks and <unk> between 
 it with the default `--units spaces`, and every one of them is a token. It cannot be distributed freely, so it is not
 downloaded.
 
-Measured on 1,600 lines of Tang poems, from the package fortunes-zh of Debian (docs/text.md; benchmarks/sentences.py,
-seed 0, 2026-11-25): 91.13 nats a test sentence and perplexity 339.7 a character, the language model without a latent
-92.20 and 363.6; on train 71.81 and 105.0 beside 75.75 and 135.5; KL 6.08 and mutual information 3.80 nats, of 160 test
-sentences; 32 of 32 units active. Penn Treebank could not be had where this was written.
+Measured on 1,600 lines of Tang poems, from the package fortunes-zh of Debian (docs/text.md;
+benchmarks/quality/sentences.py, seed 0, 2026-11-25): 91.13 nats a test sentence and perplexity 339.7 a character, the
+language model without a latent 92.20 and 363.6; on train 71.81 and 105.0 beside 75.75 and 135.5; KL 6.08 and mutual
+information 3.80 nats, of 160 test sentences; 32 of 32 units active. Penn Treebank could not be had where this was
+written.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from mmseqvae.files import write_csv, write_text
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus
-    from mmseqvae.pretrained import Trained
+    from mmseqvae.pipeline.trained import Trained
 
 # ---------------------------------------------------------------------------------------------------------- data
 
@@ -145,9 +146,9 @@ def main(
 
 def measure(trained: Trained, corpus: Corpus, out: Path, draws: int, training: TrainingConfig) -> dict[str, Any]:
     """Figures of train and test; sentences drawn from the prior go to `out`/samples."""
+    from mmseqvae.decoding import TokenSampling
+    from mmseqvae.evaluation.text_metrics import beside_language_model
     from mmseqvae.recipe import language_model_or_load
-    from mmseqvae.sampling import TokenSampling
-    from mmseqvae.text_figures import beside_language_model
 
     drawn = trained.sample(SHOWN, "text", {"text": TokenSampling(temperature=1.0)}, training.seed)["text"]
     write_text(out / "samples" / "prior.txt", "\n".join([*drawn, ""]))
@@ -171,6 +172,6 @@ def summary(metrics: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    from mmseqvae.arguments import run
+    from mmseqvae.cli.parser import run
 
     run(main, prog="python -m recipes.sentences")

@@ -33,15 +33,15 @@ import numpy as np
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.distributed import by_first
 from mmseqvae.files import replacing, write_csv
-from mmseqvae.pictures import save_png
+from mmseqvae.reporting.plots import save_png
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from mmseqvae.data import Corpus, SequenceDataset
-    from mmseqvae.forecast import Draws
-    from mmseqvae.pretrained import Trained
+    from mmseqvae.inference.forecasting import Draws
+    from mmseqvae.pipeline.trained import Trained
     from mmseqvae.sequence import Sequence
 
     Hidden = dict[str, Tensor]  # {modality: steps that are to be guessed, [B, T]}
@@ -233,9 +233,9 @@ def measure(
     """{task: figures}, in the units of the data, over the hidden steps of all modalities that were observed."""
     import torch
 
-    from mmseqvae import backtest
-    from mmseqvae.evaluation import destandardised
-    from mmseqvae.frames import FrontEnd
+    from mmseqvae.evaluation import forecast_metrics as backtest
+    from mmseqvae.evaluation.summary import destandardised
+    from mmseqvae.features.arrays import FrontEnd
 
     dataset, model = corpus.datasets[split], trained.model
     batch = dataset.__getitems__(range(len(dataset)))
@@ -256,15 +256,15 @@ def measure(
         made = model.fill(shown, samples, list(hidden), proposals=proposals, generator=model.generator(seed))
         rows = []
         for name, draws in made.items():
-            where, law = hidden[name] & batch[name].mask, own(name, draws)
+            where, distribution = hidden[name] & batch[name].mask, own(name, draws)
             known = replace(plain[name], observed=shown[name].mask)
             guesses = {"last value": backtest.last_value(known), "straight line": backtest.straight_line(known)}
             others = {n: backtest.mean_squared_error(guess, ideal[name], where) for n, guess in guesses.items()}
-            rows.append({**backtest.scores(law, truth[name], where, ideal[name]), "baselines": others})
+            rows.append({**backtest.scores(distribution, truth[name], where, ideal[name]), "baselines": others})
             if task == "forward":
-                picture(law, truth[name], shown[name], out / "pictures" / f"forecast-{name}.png")
+                picture(distribution, truth[name], shown[name], out / "pictures" / f"forecast-{name}.png")
                 with replacing(out / "samples" / f"forecast-{name}.npy") as part:
-                    np.save(part, law.quantiles([0.1, 0.5, 0.9]).numpy())
+                    np.save(part, distribution.quantiles([0.1, 0.5, 0.9]).numpy())
         spoke = [draws.effective for draws in made.values() if draws.effective is not None]
         found[task] = {**backtest.pooled(rows), "effective": float(spoke[0].mean()) if spoke else None}
     return found
@@ -282,15 +282,16 @@ def _reconstructed(trained: Trained, batch: dict[str, Sequence], samples: int, s
     """Draws of everything, from latents that have seen everything and decoders that see none of it."""
     import torch
 
-    from mmseqvae.forecast import LAW, Draws
+    from mmseqvae.decoding import FrameSampling
+    from mmseqvae.inference.forecasting import Draws
 
     generator = trained.model.generator(seed)
     made: dict[str, list[Tensor]] = {name: [] for name in batch}
     with torch.no_grad():
         for z in trained.model.latents(batch, samples=samples, generator=generator):
             for name, x in batch.items():
-                decoder = trained.model.modalities.decoder(name)
-                made[name].append(decoder.complete(z, x.hiding(x.valid), LAW, generator))  # type: ignore[arg-type]
+                hidden, how = x.hiding(x.valid), FrameSampling(noise=1.0)
+                made[name].append(trained.model.modalities.complete(name, z, hidden, how, generator))
     return {name: Draws(torch.stack(pieces)) for name, pieces in made.items()}
 
 
@@ -322,6 +323,6 @@ def summary(metrics: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    from mmseqvae.arguments import run
+    from mmseqvae.cli.parser import run
 
     run(main, prog="python -m recipes.series")

@@ -21,7 +21,7 @@ from mmseqvae.distributed import by_first
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus
-    from mmseqvae.pretrained import Trained
+    from mmseqvae.pipeline.trained import Trained
 
 # The address and the checksum are those of torchaudio.datasets.SPEECHCOMMANDS (torchaudio 2.11).
 URL = "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"
@@ -115,8 +115,8 @@ def main(
 
 def measure(trained: Trained, corpus: Corpus, cache_dir: Path, draws: int, seed: int) -> dict[str, Any]:
     """Words written, from `evaluate`, and words said, heard by a judge that learnt from training recordings."""
-    from benchmarks.listeners import words_heard
-    from mmseqvae.evaluation import evaluate
+    from mmseqvae.evaluation.judges.speech_judges import words_heard
+    from mmseqvae.evaluation.summary import evaluate
 
     said = words_heard(trained, corpus, "test", cache_dir, draws, JUDGED_FROM, seed)
     return {"said": said, "evaluation": evaluate(trained, corpus.datasets["test"], draws=20, seed=seed)}
@@ -139,6 +139,6 @@ def summary(metrics: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    from mmseqvae.arguments import run
+    from mmseqvae.cli.parser import run
 
     run(main, prog="python -m recipes.speech_commands")

@@ -9,7 +9,7 @@ Both sources give 2,700 recordings to train on and 300 to test on, as mono WAVs 
 chosen; without it they train, as in the published figures.
 
 Measured on fsdd, medians of seeds 0, 1, 2, 2026-11-26
-(`python -m benchmarks.spoken_digits --source fsdd --data-dir DIR`):
+(`python -m benchmarks.quality.spoken_digits --source fsdd --data-dir DIR`):
 says a typed word .990 with diversity .89, writes a heard word .993, repeats a heard word .993; matching pairs .996
 under the prior learnt with the model, .987 under the fitted one. 6 to 8 minutes of training on one thread.
 """
@@ -29,13 +29,13 @@ import numpy as np
 from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data.download import download, extract, verify
 from mmseqvae.distributed import by_first
+from mmseqvae.features.espeak import FORMAT, Utterance, synthesise
 from mmseqvae.files import write_csv, write_text
-from mmseqvae.synth import FORMAT, Utterance, synthesise
 
 if TYPE_CHECKING:
-    from benchmarks.listeners import Listeners
     from mmseqvae.data import Corpus
-    from mmseqvae.pretrained import Trained
+    from mmseqvae.evaluation.judges.speech_judges import SpeechJudges
+    from mmseqvae.pipeline.trained import Trained
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -214,8 +214,8 @@ def measure(
     trained: Trained, corpus: Corpus, split: str, cache_dir: Path, draws: int, pairs: int, seed: int
 ) -> dict[str, Any]:
     """All figures of the run."""
-    from mmseqvae.coherence import cross_generation
-    from mmseqvae.evaluation import evaluate
+    from mmseqvae.evaluation.cross_generation import cross_generation
+    from mmseqvae.evaluation.summary import evaluate
 
     judges = judged(corpus, split, cache_dir)
     dataset = corpus.datasets[split]
@@ -226,13 +226,13 @@ def measure(
     return {"judges": judges.accuracy, "coherence": heard, "evaluation": evaluate(trained, dataset, seed=seed)}
 
 
-def judged(corpus: Corpus, split: str, cache_dir: Path) -> Listeners:
+def judged(corpus: Corpus, split: str, cache_dir: Path) -> SpeechJudges:
     """Judges of words and voices, trained on the training recordings, and their own accuracy on those of `split`."""
-    from benchmarks.listeners import listeners
+    from mmseqvae.evaluation.judges.speech_judges import speech_judges
 
     with open(corpus.manifest.path, encoding="utf-8", newline="") as file:
         speakers = {row["id"]: row["speaker"] for row in csv.DictReader(file)}
-    return listeners(corpus, speakers, split, cache_dir)
+    return speech_judges(corpus, speakers, split, cache_dir)
 
 
 def summary(metrics: dict[str, Any]) -> list[str]:
@@ -263,6 +263,6 @@ def summary(metrics: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    from mmseqvae.arguments import run
+    from mmseqvae.cli.parser import run
 
     run(main, prog="python -m recipes.spoken_digits")

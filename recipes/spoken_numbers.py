@@ -45,12 +45,12 @@ import numpy as np
 
 from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.distributed import by_first
+from mmseqvae.features.espeak import FORMAT, Utterance, synthesise
 from mmseqvae.files import write_text
-from mmseqvae.synth import FORMAT, Utterance, synthesise
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus, SequenceDataset
-    from mmseqvae.pretrained import Trained
+    from mmseqvae.pipeline.trained import Trained
     from mmseqvae.sequence import Sequence
 
 # ---------------------------------------------------------------------------------------------- numbers, languages
@@ -227,14 +227,14 @@ def main(
 
 def measure(trained: Trained, corpus: Corpus, split: str, language: str, cache_dir: Path, seed: int) -> dict[str, Any]:
     """All figures of the run: of numbers that are held out and, beside them, of as many that are not."""
-    from benchmarks.transcriber import transcriber
-    from mmseqvae.audio import LogMel
-    from mmseqvae.evaluation import destandardised, share_to_dict, written
-    from mmseqvae.measures import character_error_rate, exact_match
-    from mmseqvae.pretrained import to_device
-    from mmseqvae.sampling import FrameSampling
+    from mmseqvae.data.dataset import to_device
+    from mmseqvae.decoding import FrameSampling
+    from mmseqvae.evaluation.judges.transcriber import transcriber
+    from mmseqvae.evaluation.summary import destandardised, share_to_dict, written
+    from mmseqvae.features.log_mel import LogMel
+    from mmseqvae.metrics import character_error_rate, exact_match
     from mmseqvae.sequence import Sequence
-    from mmseqvae.text import Tokenizer
+    from mmseqvae.tokenizers.characters import Tokenizer
 
     front_end, tokenizer, model = trained.front_ends["audio"], trained.front_ends["text"], trained.model
     assert isinstance(front_end, LogMel)
@@ -288,7 +288,7 @@ def measure(trained: Trained, corpus: Corpus, split: str, language: str, cache_d
 
 def number_recognisers() -> dict[str, Any]:
     """pocketsphinx, told that it will hear one or more number words, and told how numbers are made of them."""
-    from benchmarks.recogniser import Recogniser
+    from mmseqvae.evaluation.judges.recogniser import Recogniser
 
     words = [*EN_ONES, *filter(None, EN_TENS), "hundred", "and"]
     digit, teen, ten = (" | ".join(some) for some in (EN_ONES[1:10], EN_ONES[10:], EN_TENS[2:]))
@@ -331,6 +331,6 @@ def summary(metrics: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    from mmseqvae.arguments import run
+    from mmseqvae.cli.parser import run
 
     run(main, prog="python -m recipes.spoken_numbers")

@@ -25,11 +25,11 @@ import numpy as np
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.distributed import by_first
 from mmseqvae.files import replacing, write_csv
-from mmseqvae.pictures import save_png
+from mmseqvae.reporting.plots import save_png
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus
-    from mmseqvae.pretrained import Trained
+    from mmseqvae.pipeline.trained import Trained
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEST = 360
@@ -133,7 +133,7 @@ def main(
     out = out or Path("runs") / f"video-{source}{'-holdout' if holdout else ''}"
 
     from mmseqvae.data import prepare
-    from mmseqvae.evaluation import evaluate
+    from mmseqvae.evaluation.summary import evaluate
     from mmseqvae.recipe import train_and_measure
 
     corpus = prepare(manifest, frames=["video"], cache_dir=cache_dir)
@@ -160,10 +160,10 @@ def judged(trained: Trained, corpus: Corpus, split: str, draws: int, seed: int, 
     """
     from sklearn.svm import SVC
 
-    from mmseqvae.classification import classify, column_of
-    from mmseqvae.evaluation import share_to_dict
-    from mmseqvae.measures import kept
-    from mmseqvae.sampling import FrameSampling
+    from mmseqvae.decoding import FrameSampling
+    from mmseqvae.evaluation.probe import classify, column_of
+    from mmseqvae.evaluation.summary import share_to_dict
+    from mmseqvae.metrics import kept
 
     def pixels(name: str) -> tuple[np.ndarray, list[str]]:
         rows = [row for row in corpus.manifest.rows if row.split == name]
@@ -252,6 +252,6 @@ def summary(metrics: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    from mmseqvae.arguments import run
+    from mmseqvae.cli.parser import run
 
     run(main, prog="python -m recipes.video")

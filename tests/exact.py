@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmseqvae.gaussian import Gaussian
-from mmseqvae.modalities import Modality
+from mmseqvae.distributions.gaussian import Gaussian
+from mmseqvae.modality import Modality
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.sequence import Sequence
 
@@ -29,6 +29,8 @@ class LinearEncoder(nn.Module):
 
 class LinearDecoder(nn.Module):
     """x | z ~ N(W z + b, variance I), one frame an item."""
+
+    writes = "frames"
 
     def __init__(self, weight: Tensor, bias: Tensor, variance: float) -> None:
         super().__init__()

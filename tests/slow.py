@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from mmseqvae.decoders import FrameDecoder, TokenDecoder
+from mmseqvae.distributions.likelihoods import Laplace
 from mmseqvae.encoders import FrameEncoder, TokenEncoder
 from mmseqvae.fusion import moe, mopoe, poe, poe_without_base
-from mmseqvae.likelihoods import Laplace
-from mmseqvae.modalities import Modality
+from mmseqvae.modality import Modality
 from mmseqvae.model import MultimodalVAE
-from mmseqvae.priors import LearntMixture
+from mmseqvae.priors.mixtures import LearntMixture
 from mmseqvae.sequence import Sequence
 
 V, C, D = 5, 2, 3
-Law = list[tuple[float, float]]  # (mean, variance) of every dimension
+Distribution = list[tuple[float, float]]  # (mean, variance) of every dimension
 WEIGHTS = {"text": 3.0, "audio": 0.5, "label": 2.0}
 ONES = dict.fromkeys(WEIGHTS, 1.0)
 
@@ -56,8 +56,8 @@ def kl_1d(m1: float, v1: float, m2: float, v2: float) -> float:
     return 0.5 * (math.log(v2 / v1) + (v1 + (m1 - m2) ** 2) / v2 - 1)
 
 
-def log_normal(z: Tensor, law: Law) -> float:
-    return sum(-0.5 * (math.log(2 * math.pi * v) + (z[d].item() - m) ** 2 / v) for d, (m, v) in enumerate(law))
+def log_normal(z: Tensor, distribution: Distribution) -> float:
+    return sum(-0.5 * (math.log(2 * math.pi * v) + (z[d].item() - m) ** 2 / v) for d, (m, v) in enumerate(distribution))
 
 
 def log_sum_exp(values: list[float]) -> float:
@@ -71,7 +71,7 @@ class Slow:
     def __init__(self, model: MultimodalVAE, full: dict[str, Sequence]) -> None:
         self.model, self.full, self.rows = model, full, range(len(full["text"]))
         self.readers = model.readable
-        self.experts: dict[tuple[str, int], Law] = {}
+        self.experts: dict[tuple[str, int], Distribution] = {}
         self.base = model.fusion is not poe_without_base
         self.joint = [self.product(i, self.readers) for i in self.rows]
         self.single = {name: [self.product(i, [name]) for i in self.rows] for name in self.readers}
@@ -90,7 +90,7 @@ class Slow:
         x = self.full[name]
         return Sequence(x.values[i : i + 1, : int(x.lengths[i])], x.lengths[i : i + 1])
 
-    def expert(self, name: str, i: int) -> Law:
+    def expert(self, name: str, i: int) -> Distribution:
         if not self.there(name, i):
             return [(0.0, 1.0)] * D
         if (name, i) not in self.experts:
@@ -98,7 +98,7 @@ class Slow:
             self.experts[name, i] = [(expert.mean[0, d].item(), expert.variance[0, d].item()) for d in range(D)]
         return self.experts[name, i]
 
-    def product(self, i: int, names: Many[str], base: bool | None = None) -> Law:
+    def product(self, i: int, names: Many[str], base: bool | None = None) -> Distribution:
         base = self.base if base is None else base
         names = [name for name in names if self.there(name, i)]
         result = []
@@ -111,15 +111,15 @@ class Slow:
             result.append((natural / precision, 1 / precision))
         return result
 
-    def parts(self) -> list[list[tuple[float, Law]]]:
-        """For every part of a mixture posterior, for every row: its share and its law; share 0 where it is absent."""
+    def parts(self) -> list[list[tuple[float, Distribution]]]:
+        """For every part of a mixture posterior, for every row: its share, 0 where it is absent, and itself."""
         if self.model.fusion is moe:
             subsets: list[tuple[str, ...]] = [(), *((name,) for name in self.readers)]
         elif self.model.fusion is mopoe:
             keep = itertools.product([False, True], repeat=len(self.readers))
             subsets = [tuple(itertools.compress(self.readers, kept)) for kept in keep]
         else:
-            return [[(1.0, law) for law in self.joint]]
+            return [[(1.0, distribution) for distribution in self.joint]]
 
         def used(names: tuple[str, ...], i: int) -> bool:
             return all(self.there(n, i) for n in names) if names else self.count(i) == 0
@@ -134,7 +134,7 @@ class Slow:
             for s, names in enumerate(subsets)
         ]
 
-    def log_mixture(self, z: Tensor, parts: list[list[tuple[float, Law]]], i: int) -> float:
+    def log_mixture(self, z: Tensor, parts: list[list[tuple[float, Distribution]]], i: int) -> float:
         return log_sum_exp([math.log(part[i][0]) + log_normal(z, part[i][1]) for part in parts if part[i][0]])
 
     def log_prior(self, z: Tensor) -> float:
@@ -150,10 +150,10 @@ class Slow:
             ]
         )
 
-    def draw(self, q: list[Law]) -> Tensor:
+    def draw(self, q: list[Distribution]) -> Tensor:
         return self.placed(q, torch.randn(len(q), D, dtype=torch.float64))
 
-    def placed(self, q: list[Law], noise: Tensor) -> Tensor:
+    def placed(self, q: list[Distribution], noise: Tensor) -> Tensor:
         return torch.tensor(
             [[m + math.sqrt(v) * noise[i, d].item() for d, (m, v) in enumerate(q[i])] for i in self.rows],
             dtype=torch.float64,
@@ -167,11 +167,11 @@ class Slow:
     def scores(self, i: int, z: Tensor, weights: dict[str, float], names: Many[str] | None = None) -> float:
         return sum(weights[name] * self.score(name, i, z) for name in (self.full if names is None else names))
 
-    def kl(self, q: Law, other: Law | None = None) -> float:
+    def kl(self, q: Distribution, other: Distribution | None = None) -> float:
         other = other or [(0.0, 1.0)] * D
         return sum(kl_1d(*q[d], *other[d]) for d in range(D))
 
-    def rate(self, i: int, q: list[Law], z: Tensor) -> float:
+    def rate(self, i: int, q: list[Distribution], z: Tensor) -> float:
         """KL to the prior that is trained with: exact for N(0, I), else at the draw."""
         if self.model.learnt is None:
             return self.kl(q[i])

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mmseqvae.decoders import FrameDecoder, TokenDecoder
+from mmseqvae.distributions.likelihoods import FRAME_LIKELIHOODS, SCALES
 from mmseqvae.encoders import POOLINGS, FrameEncoder, TokenEncoder
-from mmseqvae.likelihoods import FRAME_LIKELIHOODS, SCALES
-from mmseqvae.modalities import Modality
+from mmseqvae.modality import Modality
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.objectives import OBJECTIVES
-from mmseqvae.recurrent import CELLS
+from mmseqvae.rnn.layer import CELLS
 from mmseqvae.sequence import Sequence
 
 V, C, D, H, LONGEST = 5, 2, 3, 4, 20  # LONGEST passes a slice of the staircase

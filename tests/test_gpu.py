@@ -9,18 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmseqvae import captured, free_running
 from mmseqvae.config import ModelConfig, TrainingConfig
 from mmseqvae.decoders import FrameDecoder, TokenDecoder
-from mmseqvae.likelihoods import Laplace, Normal
-from mmseqvae.modalities import frames, tokens
+from mmseqvae.decoding import FrameSampling, TokenSampling
+from mmseqvae.distributions.likelihoods import Laplace, Normal
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.objectives import OBJECTIVES
-from mmseqvae.priors import LearntMixture
-from mmseqvae.recurrent import CELLS
-from mmseqvae.sampling import FrameSampling, TokenSampling
+from mmseqvae.pipeline.build import frame_modality, token_modality
+from mmseqvae.priors.mixtures import LearntMixture
+from mmseqvae.rnn import autoregressive
+from mmseqvae.rnn.kernels import cuda_graphs
+from mmseqvae.rnn.layer import CELLS
 from mmseqvae.sequence import Sequence
-from mmseqvae.training import fit
+from mmseqvae.training.trainer import fit
 from tests.two_processes import make, read
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
@@ -38,7 +39,9 @@ def _whole_float32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def model_of(config: ModelConfig = CONFIG) -> MultimodalVAE:
-    model = MultimodalVAE({"text": tokens(V, 0, T, config), "audio": frames(C, T, config)}, prior=LearntMixture(3, 4))
+    model = MultimodalVAE(
+        {"text": token_modality(V, 0, T, config), "audio": frame_modality(C, T, config)}, prior=LearntMixture(3, 4)
+    )
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     return model
@@ -101,7 +104,7 @@ def test_a_step_waits_for_nothing(name: str) -> None:
 @pytest.mark.parametrize("kind", CELLS)
 @pytest.mark.parametrize("rows", [1, 5])
 def test_graphs_draw_what_single_steps_draw(kind: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(free_running, "AHEAD", captured.CHUNK)  # so that noise is drawn for as many blocks at once
+    monkeypatch.setattr(autoregressive, "AHEAD", cuda_graphs.CHUNK)  # so that noise is drawn for as many blocks at once
     words = TokenDecoder(V, 4, end=0, max_steps=40, embedding=6, hidden=8, kind=kind, layers=2, never_first=(0,))
     sounds = FrameDecoder(Normal(C), 4, max_steps=95, reduction=2, hidden=8, inputs=6, kind=kind)
     spread = FrameDecoder(Laplace(C, "predicted"), 4, max_steps=20, hidden=8, inputs=6, kind=kind)
@@ -115,7 +118,7 @@ def test_graphs_draw_what_single_steps_draw(kind: str, rows: int, monkeypatch: p
 
         graph = [draw(), draw()]
         with monkeypatch.context() as patch:
-            patch.setattr(captured, "fits", lambda z: False)
+            patch.setattr(cuda_graphs, "fits", lambda z: False)
             single = draw()
         for found in graph:
             assert torch.equal(found.lengths, single.lengths)

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,93 +13,14 @@ import mmseqvae
 
 ROOT = Path(str(mmseqvae.__file__)).parent
 
-# Every file imports only from files above it. __init__.py, whose imports are lazy, is exempt.
+# Every file imports only from its own package and from those above it. __init__.py, whose imports are lazy, is exempt.
 ORDER = [
-    "config",
-    "files",
-    "memory",
-    "distributed",
-    "sampling",
-    "sequence",
-    "gaussian",
-    "cells",
-    "fused",
-    "packed",
-    "recurrent",
-    "likelihoods",
-    "fusion",
-    "priors",
-    "flows",
-    "conditionals",
-    "encoders",
-    "conditioned",
-    "free_running",
-    "captured",
-    "decoders",
-    "modalities",
-    "estimates",
-    "forecast",
-    "model",
-    "objectives.terms",
-    "objectives.bounds",
-    "objectives.conditional",
-    "objectives.mixtures",
-    "objectives.coordination",
-    "objectives.private",
-    "gaps",
-    "schedules",
-    "measures",
-    "backtest",
-    "text",
-    "units",
-    "labels",
-    "frames",
-    "griffin_lim",
-    "audio",
-    "synth",
-    "data.download",
-    "data.pieces",
-    "data.manifest",
-    "data.cuts",
-    "data.hub",
-    "data.sources",
-    "data.sealed",
-    "data.shares",
-    "data.store",
-    "data.features",
-    "data.gather",
-    "data.strings",
-    "data.batches",
-    "data.weights",
-    "data.windows",
-    "data.augment",
-    "data.sampler",
-    "data.prepared",
-    "data.making",
-    "data.corpus",
-    "pretrained",
-    "completion",
-    "totals",
-    "callbacks",
-    "steps",
-    "training",
-    "evaluation",
-    "language_model",
-    "text_figures",
-    "coherence",
-    "runs",
-    "pictures",
-    "report",
-    "recipe",
-    "classification",
-    "tables",
-    "arguments",
-    "cli_tasks",
-    "cli",
-    "__main__",
-]
-
-PACKAGES = {"data": "data.corpus", "objectives": "objectives.private"}  # the lowest file of each
+    "config", "sequence", "decoding", "files", "distributed", "metrics",  # the ground: what everything may use
+    "distributions", "fusion", "priors", "rnn", "encoders", "decoders", "modality", "inference", "model",  # the model
+    "objectives", "features", "tokenizers", "data", "pipeline", "training", "evaluation", "reporting",
+    "cli", "recipe", "__main__",
+]  # fmt: skip
+ENTRIES, LINES = 30, 330  # most files and packages in mmseqvae/, most lines of a file
 
 
 def name_of(path: Path) -> str:
@@ -106,39 +28,66 @@ def name_of(path: Path) -> str:
 
 
 FILES = {name_of(path): path for path in sorted(ROOT.rglob("*.py")) if path.name != "__init__.py"}
+REPOSITORY = ROOT.parent
+EVERY = {str(path.relative_to(REPOSITORY)): path for part in ("mmseqvae", "recipes", "benchmarks")
+         for path in sorted((REPOSITORY / part).rglob("*.py"))}  # fmt: skip
 
 
 def imports(path: Path) -> Iterator[tuple[str, int]]:
-    """The library's own modules that a file imports, at its head or inside a function."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    """What a file imports, at its head or inside a function: ("mmseqvae.data.corpus", line)."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found = [alias.name for alias in node.names]
+            yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}:{node.lineno} imports relatively"
-            found = [node.module or ""]
-            if node.module in ("mmseqvae", "mmseqvae.data", "mmseqvae.objectives"):  # `from mmseqvae import model`
-                found = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for module in found:
-            own = module.removeprefix("mmseqvae.")
-            package = own.partition(".")[0]
-            if package in PACKAGES and own not in FILES:
-                yield PACKAGES[package], node.lineno  # a name that its __init__.py gathers from the files beside it
-            elif own != module:
-                yield own, node.lineno
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
 
 
-def test_every_file_has_its_place_in_the_order() -> None:
-    unplaced = sorted(set(FILES) - set(ORDER))
-    assert not unplaced, f"add {unplaced} to ORDER, below what they import and above what imports them"
-    assert len(ORDER) == len(set(ORDER))
+def own(path: Path) -> Iterator[tuple[str, int]]:
+    """The entries of the library that a file imports: ("data", line)."""
+    for module, line in imports(path):
+        if module.startswith("mmseqvae."):
+            entry = module.split(".")[1]
+            yield mmseqvae._HOME.get(entry, entry).partition(".")[0], line
+
+
+def test_every_entry_has_its_place_in_the_order() -> None:
+    entries = {name.partition(".")[0] for name in FILES}
+    assert sorted(entries) == sorted(ORDER), "an entry of mmseqvae/ stands below what it imports in ORDER"
+    assert len(list(ROOT.glob("[!.]*"))) - (ROOT / "__pycache__").exists() <= ENTRIES
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_imports_point_upwards(name: str) -> None:
-    for module, line in imports(FILES[name]):
-        assert ORDER.index(module) < ORDER.index(name), f"{name}.py:{line} imports {module}, which stands below it"
+    here = name.partition(".")[0]
+    for entry, line in own(FILES[name]):
+        if entry != "lazy":
+            assert ORDER.index(entry) <= ORDER.index(here), f"{name}.py:{line} imports {entry}, which stands below it"
+
+
+def test_no_files_import_each_other() -> None:
+    """Within a package, too: every file can be read after those that it imports."""
+    graph = {}
+    for name, path in FILES.items():
+        wanted = [module.removeprefix("mmseqvae.") for module, _ in imports(path)]
+        graph[name] = {part for m in wanted for part in (m, m.rpartition(".")[0]) if part in FILES and part != name}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the files
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_no_file_is_long(name: str) -> None:
+    limit = LINES if name.startswith("mmseqvae") else 500
+    assert len(EVERY[name].read_text(encoding="utf-8").splitlines()) <= limit
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if not name.startswith("benchmarks")])
+def test_only_benchmarks_import_benchmarks(name: str) -> None:
+    assert not [line for module, line in imports(EVERY[name]) if module.startswith("benchmarks")]
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name.startswith("recipes")])
+def test_recipes_import_the_library_alone(name: str) -> None:
+    assert not [line for module, line in imports(EVERY[name]) if module.startswith(("recipes", "tests"))]
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -148,8 +97,8 @@ def loaded_by(statement: str) -> set[str]:
 
 def test_encoders_come_without_training_data_or_command_line() -> None:
     loaded = loaded_by("from mmseqvae.encoders import TokenEncoder, FrameEncoder")
-    own = {module.removeprefix("mmseqvae.") for module in loaded if module.startswith("mmseqvae.")}
-    assert own <= set(ORDER[: ORDER.index("encoders") + 1])
+    entries = {module.split(".")[1] for module in loaded if module.startswith("mmseqvae.")}
+    assert entries <= set(ORDER[: ORDER.index("encoders") + 1])
     heavy = {"lightning", "sklearn", "jsonargparse", "librosa", "torchaudio", "torchdata", "tensorboard", "matplotlib"}
     heavy |= {"tokenizers", "soundfile", "soxr", "torchmetrics"}
     assert not heavy & loaded
@@ -157,7 +106,7 @@ def test_encoders_come_without_training_data_or_command_line() -> None:
 
 def test_settings_come_without_torch() -> None:
     """So that a command line can show its help at once."""
-    assert "torch" not in loaded_by("import mmseqvae.config, mmseqvae.sampling")
+    assert "torch" not in loaded_by("import mmseqvae.config, mmseqvae.decoding")
 
 
 def functions(path: Path) -> Iterator[ast.FunctionDef]:
@@ -207,7 +156,7 @@ def half_logvars(path: Path) -> list[int]:
 
 def test_the_searches_find_what_they_look_for() -> None:
     assert step_masks(FILES["sequence"])
-    assert half_logvars(FILES["gaussian"])
+    assert half_logvars(FILES["distributions.gaussian"])
 
 
 @pytest.mark.parametrize("name", sorted(set(FILES) - {"sequence"}))
@@ -215,6 +164,6 @@ def test_only_sequence_builds_step_masks(name: str) -> None:
     assert not step_masks(FILES[name])
 
 
-@pytest.mark.parametrize("name", sorted(set(FILES) - {"gaussian"}))
+@pytest.mark.parametrize("name", sorted(set(FILES) - {"distributions.gaussian"}))
 def test_only_gaussian_halves_log_variances(name: str) -> None:
     assert not half_logvars(FILES[name])

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmseqvae.measures import (
+from mmseqvae.metrics import (
     Share,
     active_units,
     aligned_diversity,

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmseqvae import training as module
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data import Corpus, prepare
-from mmseqvae.data.batches import Column
+from mmseqvae.data.dataset import Column
 from mmseqvae.sequence import Sequence
-from mmseqvae.training import Training, fit
+from mmseqvae.training import trainer as module
+from mmseqvae.training.trainer import TrainingModule, fit
 
 ROOT = Path(__file__).parents[1]
 TRAIN, VALID = 33, 7  # 4 steps of 8 items and one of a single item, of which one of two processes has none
@@ -73,15 +73,15 @@ def noisy(folder: Path, out: str, **settings: Any) -> None:
 
 def killed(folder: Path, out: str, step: int) -> None:
     """Every process ends, as by a power cut, before it takes this step."""
-    taken, wanted = [0], Training.training_step
+    taken, wanted = [0], TrainingModule.training_step
 
-    def counting(self: Training, batch: Any, index: int) -> torch.Tensor:
+    def counting(self: TrainingModule, batch: Any, index: int) -> torch.Tensor:
         if taken[0] == step:
             os._exit(7)
         taken[0] += 1
         return wanted(self, batch, index)
 
-    Training.training_step = counting  # type: ignore[method-assign]
+    TrainingModule.training_step = counting  # type: ignore[method-assign]
     noisy(folder, out, checkpoint_steps=3)
 
 
@@ -90,17 +90,17 @@ def watched(folder: Path) -> None:
     import json
 
     seen: list[tuple[int, list[int], float]] = []
-    wanted = Training.training_step
+    wanted = TrainingModule.training_step
 
-    def noting(self: Training, batch: Any, index: int) -> torch.Tensor:
+    def noting(self: TrainingModule, batch: Any, index: int) -> torch.Tensor:
         loss = wanted(self, batch, index)
         moves = [round(float(x.sum()), 4) for x in batch["move"].items()]  # no two items are alike
         seen.append((self.current_epoch, moves, float(torch.rand(()))))
         return loss
 
-    Training.training_step = noting  # type: ignore[method-assign]
+    TrainingModule.training_step = noting  # type: ignore[method-assign]
     noisy(folder, "watched", sampling="plain")
-    Training.training_step = wanted  # type: ignore[method-assign]
+    TrainingModule.training_step = wanted  # type: ignore[method-assign]
     (folder / f"seen-{os.environ['RANK']}.json").write_text(json.dumps(seen))
 
 

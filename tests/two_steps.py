@@ -30,7 +30,9 @@ def second_of_two(patch: pytest.MonkeyPatch) -> None:
         patch.setenv(name, value)
     patch.setattr("mmseqvae.distributed.joined", lambda: None)
     patch.setattr("torch.distributed.broadcast_object_list", waiting)
-    patch.setattr("mmseqvae.data.shares.rank_of", waiting)  # the first process would have a share in `prepare`
+    patch.setattr(
+        "mmseqvae.data.store.work_sharing.rank_of", waiting
+    )  # the first process would have a share in `prepare`
 
 
 def runs_and_runs_again(name: str, made: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

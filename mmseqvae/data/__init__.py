@@ -1,51 +1,42 @@
-"""Manifest -> features -> batches. Lazy, so that importing one file of this folder loads no other."""
+"""From files to batches: manifests and other sources, corpora, samplers."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mmseqvae import lazy
 
 if TYPE_CHECKING:
-    from mmseqvae.data.augment import Augmented
-    from mmseqvae.data.batches import Batch, SequenceDataset
-    from mmseqvae.data.corpus import decode_items, encode_items, prepare
-    from mmseqvae.data.features import FrontEnd, front_end_from_dict
-    from mmseqvae.data.manifest import ManifestError, read_manifest
-    from mmseqvae.data.prepared import Corpus
-    from mmseqvae.data.sampler import BucketBatchSampler, make_loader
-    from mmseqvae.data.sources import read_source
-
-__all__ = [
-    "Augmented",
-    "Batch",
-    "BucketBatchSampler",
-    "Corpus",
-    "FrontEnd",
-    "ManifestError",
-    "SequenceDataset",
-    "decode_items",
-    "encode_items",
-    "front_end_from_dict",
-    "make_loader",
-    "prepare",
-    "read_manifest",
-    "read_source",
-]
+    from mmseqvae.data.augment import Augmented as Augmented
+    from mmseqvae.data.corpus import Corpus as Corpus
+    from mmseqvae.data.dataset import Batch as Batch
+    from mmseqvae.data.dataset import SequenceDataset as SequenceDataset
+    from mmseqvae.data.manifest import ManifestError as ManifestError
+    from mmseqvae.data.manifest import read_manifest as read_manifest
+    from mmseqvae.data.preparation import decode_items as decode_items
+    from mmseqvae.data.preparation import encode_items as encode_items
+    from mmseqvae.data.preparation import prepare as prepare
+    from mmseqvae.data.sampler import BucketBatchSampler as BucketBatchSampler
+    from mmseqvae.data.sampler import make_loader as make_loader
+    from mmseqvae.data.sources import read_source as read_source
+    from mmseqvae.data.store.extraction import FrontEnd as FrontEnd
+    from mmseqvae.data.store.extraction import front_end_from_dict as front_end_from_dict
 
 _HOME = {
-    "augment": ("Augmented",),
-    "batches": ("Batch", "SequenceDataset"),
-    "corpus": ("decode_items", "encode_items", "prepare"),
-    "features": ("FrontEnd", "front_end_from_dict"),
-    "prepared": ("Corpus",),
-    "manifest": ("ManifestError", "read_manifest"),
-    "sampler": ("BucketBatchSampler", "make_loader"),
-    "sources": ("read_source",),
+    "Augmented": "augment",
+    "Batch": "dataset",
+    "BucketBatchSampler": "sampler",
+    "Corpus": "corpus",
+    "FrontEnd": "store.extraction",
+    "ManifestError": "manifest",
+    "SequenceDataset": "dataset",
+    "decode_items": "preparation",
+    "encode_items": "preparation",
+    "front_end_from_dict": "store.extraction",
+    "make_loader": "sampler",
+    "prepare": "preparation",
+    "read_manifest": "manifest",
+    "read_source": "sources",
 }
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _HOME.items():
-        if name in names:
-            return getattr(import_module(f"mmseqvae.data.{module}"), name)
-    raise AttributeError(f"module 'mmseqvae.data' has no attribute {name!r}")
+__all__ = sorted(_HOME)
+__getattr__ = lazy(__name__, _HOME)

@@ -10,11 +10,11 @@ from collections.abc import Sequence as Many
 
 import numpy as np
 
-from mmseqvae.audio import LogMel
 from mmseqvae.config import AugmentConfig
-from mmseqvae.data.batches import Batch, SequenceDataset
-from mmseqvae.data.features import FrontEnd
-from mmseqvae.modalities import as_read
+from mmseqvae.data.dataset import Batch, SequenceDataset
+from mmseqvae.data.store.extraction import FrontEnd
+from mmseqvae.features.log_mel import LogMel
+from mmseqvae.modality import as_read
 from mmseqvae.sequence import Sequence
 
 NOISE_FRAMES = 2000  # of white noise, made once; every recording gets a stretch of them

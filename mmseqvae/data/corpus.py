@@ -1,174 +1,194 @@
-"""A data set to a corpus that is kept, and items in user units to batches and back."""
+"""A corpus, and how it is kept: memory-mapped arrays, so that to open a million items reads next to nothing."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict
-from functools import partial
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
-from mmseqvae.audio import LogMel
-from mmseqvae.config import CACHE_DIR, LogMelConfig, TextConfig, WindowConfig
-from mmseqvae.data import features, making
-from mmseqvae.data.batches import Batch
-from mmseqvae.data.features import FileFrontEnd, FrontEnd
-from mmseqvae.data.making import MANIFEST_KINDS, Settings, no_steps
-from mmseqvae.data.manifest import KNOWN, Manifest
-from mmseqvae.data.pieces import Piece, piece_of
-from mmseqvae.data.prepared import Corpus, Stamps, keep, open_or_none
-from mmseqvae.data.sealed import is_whole, remove
-from mmseqvae.data.shares import together
-from mmseqvae.data.sources import Source, read_source, state_of
-from mmseqvae.data.store import key_of
-from mmseqvae.frames import FrameArrays
-from mmseqvae.sequence import Sequence
+from mmseqvae.config import WindowConfig
+from mmseqvae.data.dataset import Column, SequenceDataset
+from mmseqvae.data.manifest import SPLITS, LateRows, Manifest, Problem, hashed_split
+from mmseqvae.data.store.atomic_folder import is_whole, sealing
+from mmseqvae.data.store.extraction import FileFrontEnd, FrontEnd, front_end_from_dict
+from mmseqvae.data.store.feature_store import Store, mapped
+from mmseqvae.data.string_array import StringArray
+from mmseqvae.features.arrays import FrameArrays
+from mmseqvae.files import write_json
 
-VERSION = 1  # raise it where the same data set and settings give another corpus
+TOLD = "corpus.json"
+CHECKED = 10_000  # files whose size and time of change are compared when a corpus is opened
 
 log = logging.getLogger(__name__)
 
 
-def prepare(
-    manifest: Source,
-    *,
-    audio: LogMelConfig | None = None,
-    text: TextConfig | None = None,
-    tokens: Collection[str] = (),
-    frames: Collection[str] = (),
-    labels: Collection[str] = (),
-    covariates: Collection[str] = (),
-    windows: WindowConfig | None = None,
-    speeds: Iterable[float] = (),
-    front_ends: Mapping[str, FrontEnd] | None = None,
-    cache_dir: str | Path = CACHE_DIR,
-    skip_bad: bool = False,
-    workers: int | None = None,
-) -> Corpus:
-    """Read a data set (see `read_source`), compute what features are not in the cache, and fit the front ends.
+@dataclass(frozen=True)
+class Stamps:
+    """Files, and how they were: [N, 2] int64, size in bytes and time of change in nanoseconds, -1 for no file."""
 
-    The corpus is kept in the cache under what the data set holds and these settings: the next call opens it, without
-    reading a row. Where RANK and WORLD_SIZE are set, as by torchrun, the processes share the work. Of a data set in
-    memory only features are kept.
+    files: StringArray[str]
+    states: np.ndarray
 
-    audio: settings of the log-mels; text: units of text; None means the defaults. tokens, frames, labels: columns that
-    are modalities beside `text` and `audio`: strings, .npy files, and strings of which each is one token. covariates:
-    columns of strings that condition every modality and are not modelled. windows: how long items are cut, None not at
-    all. speeds: other speeds that recordings of the split train are computed at as well, such as 0.9 and 1.1, for
-    training to draw from. front_ends: those of a trained run, used as they are instead of audio, text and columns; then
-    a column that the manifest lacks is missing everywhere, and training rows are not needed.
-    skip_bad: leave bad rows out, listed in `Corpus.skipped`, rather than raise. workers: processes for the features.
+    @classmethod
+    def of(cls, files: Iterable[str]) -> Stamps:
+        names = StringArray.of(map(os.path.abspath, files))
+        return cls(names, _states(names))
 
-    Raises ManifestError naming the manifest, rows and files, ValueError for settings that do not fit together.
+    def hold(self, check: int) -> bool:
+        """Whether the files still are like that; `check` of them are looked at, spread evenly."""
+        places = np.unique(np.linspace(0, max(0, len(self.files) - 1), min(len(self.files), check)).astype(np.int64))
+        return np.array_equal(_states(self.files[place] for place in places), self.states[places])
+
+
+def _states(files: Iterable[str]) -> np.ndarray:
+    with ThreadPoolExecutor() as pool:  # folders over a network take their time to answer
+        return np.array(list(pool.map(_state, files)), np.int64).reshape(-1, 2)
+
+
+def _state(file: str) -> tuple[int, int]:
+    try:
+        found = os.stat(file)
+    except OSError:
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """front_ends: modality or covariate -> what turns user units into steps and back; datasets: one a split.
+
+    skipped: rows left out by `skip_bad`. unknown: name -> symbols or labels that training never saw, with counts.
+    windows: how items were cut; `manifest` has a row for all of one's windows. speeds: other speeds that recordings of
+    the split train are there at.
     """
-    if front_ends is not None:
-        if audio is not None or text is not None or tokens or frames or labels or covariates:
-            raise ValueError("front_ends of a trained run settle audio, text and all columns: pass one or the other")
-        wanted = {name: MANIFEST_KINDS[front_end.kind] for name, front_end in front_ends.items()}
-    else:
-        wanted = _wanted({"tokens": tokens, "frames": frames, "labels": labels, "covariate": covariates})
-        strange = [name for name in (text.columns if text else ()) if wanted.get(name) != "tokens"]
-        if strange:
-            raise ValueError(f"units of text are given for {strange}, which are no columns of text")
-    played, windows = _speeds(speeds), windows or WindowConfig()
-    read = partial(read_source, manifest, wanted, required=[*tokens, *frames, *labels, *covariates])
-    settings = Settings(
-        audio or LogMelConfig(), text or TextConfig(), front_ends, windows, played, cache_dir, skip_bad, workers
-    )
-    state = state_of(manifest, cache_dir)
-    if state is None:  # in memory; or absent, which reading it will tell
-        corpus = making.corpus_of(making.read_in(read(), settings), settings)
-    else:
-        given = front_ends and [[name, front_end.to_dict()] for name, front_end in front_ends.items()]
-        told: list[Any] = [list(wanted.items()), asdict(settings.audio), asdict(settings.text), given, skip_bad]
-        told += [asdict(windows), played] if windows.on or played else []
-        folder = Path(cache_dir) / "corpora" / key_of([VERSION, features.VERSION, state, told])
-        corpus = _kept(folder, Path(str(manifest)), read, settings)
-    for line in corpus.summary():
-        log.info("%s", line)
-    return corpus
+
+    front_ends: dict[str, FrontEnd]
+    datasets: dict[str, SequenceDataset]
+    manifest: Manifest
+    skipped: list[Problem]
+    unknown: dict[str, Counter[str]] = field(default_factory=dict)
+    windows: WindowConfig = field(default_factory=WindowConfig)
+    speeds: tuple[float, ...] = ()
+
+    def summary(self) -> list[str]:
+        """What was found, a line each: items of every split and modality, missing, skipped, unused, unknown symbols."""
+        lines = []
+        for split, dataset in self.datasets.items():
+            parts = []
+            for name in self.front_ends:
+                there = int((dataset.lengths(name) > 0).sum())
+                missing = len(dataset) - there
+                parts.append(f"{name} {there}" + (f" ({missing} missing)" if missing else ""))
+            lines.append(f"{split}: {len(dataset)} items; {', '.join(parts)}")
+        empty = [split for split, dataset in self.datasets.items() if not len(dataset)]
+        if empty and all(hashed_split(id) == split for split, dataset in self.datasets.items() for id in dataset.ids):
+            lines.append(f"no id fell into {' and '.join(empty)}: a column split (train, valid, test) chooses instead")
+        if self.windows.on:
+            lines.append(f"windows: of {self.windows.longest:g} seconds, one every {self.windows.every:g}")
+        if self.speeds:
+            lines.append(f"speeds of training recordings: 1, {', '.join(f'{speed:g}' for speed in self.speeds)}")
+        if self.skipped:
+            lines.append(f"skipped: {len(self.skipped)} bad rows")
+        if self.manifest.unused:
+            line = f"unused columns: {', '.join(self.manifest.unused)}"
+            if {kind for kind in self.manifest.columns.values() if kind != "covariate"} == {"audio"}:
+                line += " (nothing but sound is modelled: --tokens NAME reads a column as text)"
+            lines.append(line)
+        for name, symbols in self.unknown.items():
+            shown = ", ".join(f"{symbol!r} {count}" for symbol, count in symbols.most_common(10))
+            lines.append(f"{name}: {symbols.total()} unknown symbols, {len(symbols)} different ({shown})")
+        return lines
 
 
-def _kept(folder: Path, path: Path, read: Callable[[], Manifest], settings: Settings) -> Corpus:
-    """The corpus in `folder`, made where it is not there or not any more what the data set holds."""
-    found = open_or_none(folder, path, read)
-    if found is not None:
-        log.info("%s: as prepared in %s", path, folder)
-        return found
-    remove(folder)
-    table = read()
-    stamps = Stamps.of(making.files_of(table))  # before they are read, so that a later change is seen
-    read_in = making.read_in(table, settings)
-    together([folder], is_whole, lambda _: keep(folder, making.corpus_of(read_in, settings), read_in.stores, stamps))
-    made = open_or_none(folder, path, read, check=0)
-    if made is None:
-        raise OSError(f"{folder}: was damaged while it was written")
-    return made
+def keep(folder: Path, corpus: Corpus, stores: Mapping[str, Store], stamps: Stamps) -> None:
+    """Write a corpus whose frames lie in `stores` by modality and whose files are those of `stamps`."""
+    manifest, cache = corpus.manifest, folder.parent.parent
+    told = {
+        "front_ends": {name: front_end.to_dict() for name, front_end in corpus.front_ends.items()},
+        "stores": {n: [str(shard.relative_to(cache)) for shard in store.folders] for n, store in stores.items()},
+        "columns": manifest.columns,
+        "unused": manifest.unused,
+        "unit": manifest.unit,
+        "problems": manifest.problems,
+        "skipped": corpus.skipped,
+        "unknown": corpus.unknown,
+        "windows": asdict(corpus.windows),
+        "speeds": corpus.speeds,
+    }
+    with sealing(folder) as work:
+        write_json(work / TOLD, told)
+        arrays = {"states": stamps.states} | _arrays("files", stamps.files)
+        for split, dataset in corpus.datasets.items():
+            arrays |= _arrays(f"{split}-ids", dataset.ids) | _arrays(f"{split}-labels", dataset.labels)
+            arrays[f"{split}-steps"] = dataset.steps
+            arrays |= {} if dataset.weights is None else {f"{split}-weights": dataset.weights}
+            for name, column in dataset.columns.items():
+                number = list(dataset.columns).index(name)  # a name may hold what no file's name may
+                arrays |= {f"{split}-{number}-starts": column.starts, f"{split}-{number}-lengths": column.lengths}
+                arrays |= {} if name in stores else {f"{split}-{number}-flat": column.flat}
+                if name in dataset.speeds:
+                    played = dataset.speeds[name]
+                    arrays |= {f"{split}-{number}-played": np.stack([played.starts, played.lengths])}
+        for name, array in arrays.items():
+            np.save(work / f"{name}.npy", array, allow_pickle=False)
 
 
-def encode_items(front_ends: Mapping[str, FrontEnd], items: Iterable[Mapping[str, Any]]) -> Batch:
-    """Items in user units, such as {"text": "seven", "audio": "seven.wav"} -> a batch, standardised.
+def open_or_none(folder: Path, manifest: Path, read: Callable[[], Manifest], check: int = CHECKED) -> Corpus | None:
+    """The corpus that `keep` wrote; None where it must be made: absent, damaged, of files that changed since.
 
-    Text, labels and covariates are strings, audio a file, (samples, rate) or samples at the front end's rate, frames an
-    .npy file or an array, NaN being holes; FILE.npz:KEY is an array of an archive. What an item lacks, or holds as
-    None, is missing (length 0), as is a covariate that training never saw.
-    Raises ValueError for a name that is not in `front_ends`.
+    check: how many files are looked at for that. read: what gives the manifest again, for those who ask for its rows.
     """
-    rows = list(items)
-    foreign = sorted({name for row in rows for name in row} - front_ends.keys())
-    if foreign:
-        raise ValueError(f"{foreign} are no modalities of this model; it has {list(front_ends)}")
-    batch = {
-        name: Sequence.from_list(
-            [None if row.get(name) is None else _encoded(front_end, name, row[name]) for row in rows],
-            no_steps(front_end),
-        )
-        for name, front_end in front_ends.items()
-    }
-    holed = [name for name, front_end in front_ends.items() if isinstance(front_end, FrameArrays)]
-    return batch | {name: batch[name].without_nans() for name in holed}
+    if not is_whole(folder):
+        return None
+    arrays = {file.stem: np.asarray(np.load(file, mmap_mode="r", allow_pickle=False)) for file in folder.glob("*.npy")}
+    if not Stamps(_strings(arrays, "files"), arrays["states"]).hold(check):
+        log.info("files changed since %s was prepared", folder)
+        return None
+
+    told: dict[str, Any] = json.loads((folder / TOLD).read_text("utf-8"))
+    front_ends = {name: front_end_from_dict(state) for name, state in told["front_ends"].items()}
+    flats: dict[str, np.ndarray] = {}
+    for name, shards in told["stores"].items():
+        folders = [folder.parent.parent / shard for shard in shards]
+        damaged = next((shard for shard in folders if not is_whole(shard)), None)
+        if damaged is not None:
+            log.warning("%s: is missing or damaged", damaged)
+            return None
+        front_end = front_ends[name]
+        assert isinstance(front_end, FileFrontEnd)
+        flats[name] = mapped(folders, front_end.channels)[0]
+    datasets = {}
+    for split in SPLITS:
+        columns, played = {}, {}
+        for number, (name, front_end) in enumerate(front_ends.items()):
+            flat = flats[name] if name in flats else arrays[f"{split}-{number}-flat"]
+            starts, lengths = arrays[f"{split}-{number}-starts"], arrays[f"{split}-{number}-lengths"]
+            standard = front_end.fitted if isinstance(front_end, FileFrontEnd) and name in flats else None
+            columns[name] = Column(flat, starts, lengths, standard, isinstance(front_end, FrameArrays))
+            if f"{split}-{number}-played" in arrays:
+                starts, lengths = arrays[f"{split}-{number}-played"]
+                played[name] = Column(flat, starts, lengths, standard)
+        ids, labels = _strings(arrays, f"{split}-ids"), _strings(arrays, f"{split}-labels")
+        weights, steps = arrays.get(f"{split}-weights"), arrays[f"{split}-steps"]
+        datasets[split] = SequenceDataset(ids, labels, columns, weights, steps=steps, speeds=played)
+    problems = [Problem(*problem) for problem in told["problems"]]
+    table = Manifest(manifest, LateRows(read), told["columns"], told["unused"], problems, told["unit"])
+    unknown = {name: Counter(symbols) for name, symbols in told["unknown"].items()}
+    skipped, windows = [Problem(*problem) for problem in told["skipped"]], WindowConfig(**told.get("windows", {}))
+    return Corpus(front_ends, datasets, table, skipped, unknown, windows, tuple(told.get("speeds", ())))
 
 
-def _encoded(front_end: FrontEnd, name: str, value: Any) -> torch.Tensor:
-    if isinstance(front_end, FileFrontEnd) and isinstance(value, str | Path | tuple | Mapping):
-        piece = piece_of(value, "audio" if isinstance(front_end, LogMel) else "frames", name, Path())
-        if isinstance(piece, Piece):
-            return front_end.standardise(piece.read(front_end))
-    return front_end.encode(value)
+def _arrays(name: str, strings: StringArray[Any]) -> dict[str, np.ndarray]:
+    return {f"{name}-letters": strings.letters, f"{name}-bounds": strings.bounds}
 
 
-def decode_items(front_ends: Mapping[str, FrontEnd], batch: Batch) -> dict[str, list[Any]]:
-    """A batch -> text, samples and arrays in user units, a list of items a modality; None where missing."""
-    return {
-        name: [front_ends[name].decode(item.cpu()) if len(item) else None for item in sequence.items()]
-        for name, sequence in batch.items()
-    }
-
-
-def _speeds(speeds: Iterable[float]) -> tuple[float, ...]:
-    """Each once, in order. Raises ValueError for what is no other speed."""
-    found = tuple(sorted({float(speed) for speed in speeds}))
-    wrong = [speed for speed in found if not 0.5 <= speed <= 2 or speed == 1]
-    if wrong:
-        raise ValueError(f"speeds must lie in 0.5..2 and not be 1, which is there anyway; got {wrong}")
-    return found
-
-
-def _wanted(named: Mapping[str, Collection[str]]) -> dict[str, str]:
-    """The columns to look for: name -> kind, of kind -> names. Raises ValueError where the options contradict."""
-    strings = [f"{kind} ({names!r})" for kind, names in named.items() if isinstance(names, str)]
-    if strings:
-        raise ValueError(f"{', '.join(strings)}: lists of column names are needed")
-    kinds: dict[str, str] = {}
-    for kind, names in named.items():
-        for name in dict.fromkeys(names):
-            if name in ("id", "split"):
-                raise ValueError(f"column {name!r} cannot be a modality or covariate")
-            other = kinds.get(name) or (KNOWN.get(name) if kind == "covariate" else None)
-            if other:
-                raise ValueError(f"column {name!r} cannot be both {other} and {kind}")
-            kinds[name] = kind
-    return {**KNOWN, **kinds}
+def _strings(arrays: Mapping[str, np.ndarray], name: str) -> StringArray[Any]:
+    return StringArray(arrays[f"{name}-letters"], arrays[f"{name}-bounds"])

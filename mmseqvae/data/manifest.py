@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
-from mmseqvae.data.pieces import MISSING, Broken, Piece, file_trouble, piece_of
+from mmseqvae.data.clips import MISSING, Broken, Piece, file_trouble, piece_of
 from mmseqvae.files import SOUNDS
 
 SPLITS = ("train", "valid", "test")

@@ -15,9 +15,9 @@ import torch
 from torch.utils.data import Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from mmseqvae.data.batches import Batch, SequenceDataset
-from mmseqvae.data.gather import compiled
-from mmseqvae.data.weights import checked_weights, highest_drawn, resampled, sampling_weights
+from mmseqvae.data.collate import compiled
+from mmseqvae.data.dataset import Batch, SequenceDataset
+from mmseqvae.data.sample_weights import checked_weights, highest_drawn, resampled, sampling_weights
 
 SORTED_TOGETHER = 100  # batches by frames that are sorted as one; more pad less, fewer mix more
 PROBED = 50_000  # items on which widths are compared

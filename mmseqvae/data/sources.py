@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from mmseqvae.data.cuts import CUTS, read_cuts
-from mmseqvae.data.hub import is_saved, read_saved
+from mmseqvae.data.clips import Broken, Entry, file_digest, open_archive, read_entry
+from mmseqvae.data.huggingface import is_saved, read_saved
+from mmseqvae.data.lhotse_cuts import CUTS, read_cuts
 from mmseqvae.data.manifest import KNOWN, SPLITS, Manifest, ManifestError, manifest_of, read_manifest
-from mmseqvae.data.pieces import Broken, Entry, file_digest, open_archive, read_entry
+from mmseqvae.features.arrays import FramesError
 from mmseqvae.files import SOUNDS
-from mmseqvae.frames import FramesError
 
 log = logging.getLogger(__name__)
 

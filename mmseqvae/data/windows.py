@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mmseqvae.config import WindowConfig
-from mmseqvae.data.features import Clip
 from mmseqvae.data.manifest import Manifest, ManifestError, Row
+from mmseqvae.data.store.extraction import Clip
 
 LITTLE = 1e-9  # for rounding
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmseqvae.fusion import Encoded
 from mmseqvae.model import Batch, MultimodalVAE
-from mmseqvae.objectives.terms import Terms, Weights, check_weights, diagnostics, rate, register, weighted
+from mmseqvae.objectives.base import Terms, Weights, check_weights, diagnostics, rate, register, weighted
 from mmseqvae.sequence import constant
 
 

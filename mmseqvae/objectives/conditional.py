@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from mmseqvae.model import Batch, MultimodalVAE
-from mmseqvae.objectives.terms import Terms, Weights, check_weights, diagnostics, rate, register, weighted
-from mmseqvae.priors import divergence
+from mmseqvae.objectives.base import Terms, Weights, check_weights, diagnostics, rate, register, weighted
+from mmseqvae.priors.base import divergence
 
 
 @register

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mmseqvae.decoders import TokenDecoder
-from mmseqvae.gaussian import Posterior, parts
+from mmseqvae.distributions.gaussian import Posterior, parts
 from mmseqvae.model import Batch, MultimodalVAE
+from mmseqvae.objectives.base import Terms, Weights, check_weights, counted, diagnostics, rate, register, weighted
 from mmseqvae.objectives.mixtures import check_importance, over_parts, several_draws
-from mmseqvae.objectives.terms import Terms, Weights, check_weights, counted, diagnostics, rate, register, weighted
-from mmseqvae.priors import divergence
+from mmseqvae.priors.base import divergence
 
 
 @register
@@ -48,11 +47,11 @@ def coordinated(
     bound of `importance` with doubly reparameterised gradients (see there what they leave out where the posterior is a
     mixture), which asks less of the posterior's mould and so gives up less likelihood. Not a bound, except that its
     first line is one under the conditions of `elbo`, which is reported beside it. Raises ValueError for free bits with
-    several draws, which have no KL of their own.
-    With tokens 0, own 1, coordination 1 and draws 1 it is CRMVAE (Suzuki & Matsuo 2023) but for that paper's common
-    factor 1 / (M + 1). The default c is small because a Gaussian q(z | x_m) is a poor mould: what it cannot hold, the
-    joint posterior should not give up; `mmseqvae.conditionals` fits what can. It is as much as `own`, because what that
-    term asks of single posteriors has to be held by something (docs/sharing.md).
+    several draws, which have no KL of their own. With tokens 0, own 1, coordination 1 and draws 1 it is CRMVAE (Suzuki
+    & Matsuo 2023) but for that paper's common factor 1 / (M + 1). The default c is small because a Gaussian q(z | x_m)
+    is a poor mould: what it cannot hold, the joint posterior should not give up; `mmseqvae.priors.unimodal_posteriors`
+    fits what can. It is as much as `own`, because what that term asks of single posteriors has to be held by something
+    (docs/sharing.md).
     """
     check_weights(model, weights)
     encoded = model.encode(batch)
@@ -61,14 +60,14 @@ def coordinated(
         check_importance("dreg", draws, free_bits, free_bits_item)
     singles = {name: encoded.posterior([name]) for name in encoded.names}
     useful = {name: encoded.here(name) & encoded.several for name in singles}
-    log_shares, laws = parts(q)
-    shared = q.rsample(1)[None] if draws == 1 else laws.rsample(draws).transpose(0, 1)  # [S, K, B, D]
+    log_shares, distributions = parts(q)
+    shared = q.rsample(1)[None] if draws == 1 else distributions.rsample(draws).transpose(0, 1)  # [S, K, B, D]
     draw = {name: single.rsample() for name, single in singles.items()}
     everywhere = torch.ones_like(log_shares[:1], dtype=torch.bool)
     here = everywhere if draws == 1 else (log_shares > -torch.inf).repeat_interleave(draws, 0)  # [S K, B]
 
     def writes_tokens(name: str) -> bool:
-        return isinstance(model.modality(name).decoder, TokenDecoder)
+        return name in model.writable and model.modalities.writes_tokens(name)
 
     def share(source: str, written: str) -> float:
         if source == written:

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from mmseqvae.estimates import effective_draws
-from mmseqvae.gaussian import Gaussian, Posterior, parts
+from mmseqvae.distributions.gaussian import Gaussian, Posterior, parts
+from mmseqvae.inference.importance_sampling import effective_draws
 from mmseqvae.model import Batch, MultimodalVAE
-from mmseqvae.objectives.terms import Terms, Weights, check_weights, counted, diagnostics, rate, register, weighted
+from mmseqvae.objectives.base import Terms, Weights, check_weights, counted, diagnostics, rate, register, weighted
 
 GRADIENTS = ("dreg", "iwae")
 
@@ -41,16 +41,16 @@ def mixture(
     check_weights(model, weights)
     encoded = model.encode(batch)
     q, prior = encoded.posterior(), model.training_prior
-    log_shares, laws = parts(q)
+    log_shares, distributions = parts(q)
     shares = log_shares.exp()  # [S, B]
     if stratified:
-        z = laws.rsample()
+        z = distributions.rsample()
         scores = {name: (shares * score).sum(0) for name, score in counted(model, batch, z, shares > 0).items()}
     else:
         z = q.rsample()[None]
         scores = {name: score[0] for name, score in model.log_likelihood(z, batch).items()}
     if len(shares) == 1:
-        joint = rate(q if isinstance(q, Gaussian) else laws[0], prior, z, free_bits, free_bits_item)
+        joint = rate(q if isinstance(q, Gaussian) else distributions[0], prior, z, free_bits, free_bits_item)
         kl, cost = joint.kl, joint.cost
     else:
         excess = q.log_prob(z) - prior.log_prob(z)
@@ -58,8 +58,8 @@ def mixture(
         if tight and free_bits > 0:
             raise ValueError("free_bits counts nats a dimension, which a mixture's KL has not: use tight=False")
         if not tight:
-            own = z if stratified else laws.rsample()
-            cost = torch.stack([rate(laws[s], prior, own[s], free_bits).cost for s in range(len(shares))])
+            own = z if stratified else distributions.rsample()
+            cost = torch.stack([rate(distributions[s], prior, own[s], free_bits).cost for s in range(len(shares))])
             cost = (shares * cost).sum(0)
         cost = cost.clamp(min=free_bits_item) if free_bits_item > 0 else cost
     objective = weighted(scores, weights) - beta * cost
@@ -95,8 +95,8 @@ def importance(
     check_importance(gradient, draws, free_bits, free_bits_item)
     encoded = model.encode(batch)
     q = encoded.posterior()
-    log_shares, laws = parts(q)
-    z = laws.rsample(draws).transpose(0, 1)  # [S, K, B, D]
+    log_shares, distributions = parts(q)
+    z = distributions.rsample(draws).transpose(0, 1)  # [S, K, B, D]
     scores = counted(model, batch, z, log_shares > -torch.inf)
     objective, kl, others = several_draws(model, q, z, scores, weights, beta, gradient, tight)
     reconstruction = {name: over_parts(score, log_shares.exp()) for name, score in scores.items()}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mmseqvae.estimates import effective_draws
-from mmseqvae.gaussian import Gaussian, GaussianMixture, Posterior
+from mmseqvae.distributions.gaussian import Gaussian, GaussianMixture, Posterior
+from mmseqvae.inference.importance_sampling import effective_draws
 from mmseqvae.model import Batch, MultimodalVAE
+from mmseqvae.objectives.base import Terms, Weights, check_weights, counted, diagnostics, rate, register, weighted
 from mmseqvae.objectives.mixtures import check_importance, combine, over_parts
-from mmseqvae.objectives.terms import Terms, Weights, check_weights, counted, diagnostics, rate, register, weighted
 
 
 @register
@@ -76,12 +76,13 @@ def mmvae_plus(
         ln w = sum_n w_n log p(x_n | s, p_n)
                + beta [log p(s, p) - log 1 / M sum_n q(s | x_n) - log q(p_m | x_m) - sum_n log N(p_n; 0, I)]
 
-    s is shared, p_n is private to n. The other modalities are written from private parts that know nothing of the
-    item, so the shared part must hold all that they have in common. M counts what a row has. A bound on log p(x) where
-    beta and the weights are 1; draws, gradient and tight as in `importance`, of which it is the case without private
-    dimensions. As published the auxiliary law of p_n has a learnt scale; here it is N(0, I), which drops out of w under
-    that prior. The mixture is this one whatever the fusion, which answers after training ("moe" as published).
-    Raises ValueError for free bits, which have no meaning here, and for a fusion that would have weights to learn.
+    s is shared, p_n is private to n. The other modalities are written from private parts that know nothing of the item,
+    so the shared part must hold all that they have in common. M counts what a row has. A bound on log p(x) where beta
+    and the weights are 1; draws, gradient and tight as in `importance`, of which it is the case without private
+    dimensions. As published the auxiliary distribution of p_n has a learnt scale; here it is N(0, I), which drops out
+    of w under that prior. The mixture is this one whatever the fusion, which answers after training ("moe" as
+    published). Raises ValueError for free bits, which have no meaning here, and for a fusion that would have weights to
+    learn.
     """
     check_weights(model, weights)
     check_importance(gradient, draws, free_bits, free_bits_item)
@@ -90,11 +91,13 @@ def mmvae_plus(
                          'use the fusion "moe"')  # fmt: skip
     encoded = model.encode(batch)
     experts = [encoded.expert(name) for name in encoded.names]  # N(0, I) where they say nothing
-    laws = Gaussian(torch.stack([e.mean for e in experts]), torch.stack([e.logvar for e in experts]))
-    log_shares = torch.where(encoded.present | ~encoded.present.any(0), 0.0, -torch.inf).to(laws.mean).log_softmax(0)
-    z = laws.rsample(draws).transpose(0, 1)  # [M, K, B, D]
+    distributions = Gaussian(torch.stack([e.mean for e in experts]), torch.stack([e.logvar for e in experts]))
+    log_shares = (
+        torch.where(encoded.present | ~encoded.present.any(0), 0.0, -torch.inf).to(distributions.mean).log_softmax(0)
+    )
+    z = distributions.rsample(draws).transpose(0, 1)  # [M, K, B, D]
     scores = counted(model, batch, z, log_shares > -torch.inf)
-    own = laws.detach() if gradient == "dreg" else laws
+    own = distributions.detach() if gradient == "dreg" else distributions
     everyone = GaussianMixture(log_shares, own[..., model.shared])
     private = slice(model.shared.stop, None)
     log_q = everyone.log_prob(z[..., model.shared]) + own[:, None, :, private].log_prob(z[..., private])

@@ -1,0 +1,1 @@
+"""What is kept on disk: features in shards, written whole or not at all."""

@@ -1,0 +1,18 @@
+"""A trained model in user units, and the folder that it is kept in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mmseqvae import lazy
+
+if TYPE_CHECKING:
+    from mmseqvae.pipeline.trained import Trained as Trained
+    from mmseqvae.pipeline.trained import load as load
+
+_HOME = {
+    "Trained": "trained",
+    "load": "trained",
+}
+__all__ = sorted(_HOME)
+__getattr__ = lazy(__name__, _HOME)

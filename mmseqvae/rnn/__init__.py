@@ -1,0 +1,18 @@
+"""Recurrent layers: over sequences in one call, conditioned on a latent, and step by step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mmseqvae import lazy
+
+if TYPE_CHECKING:
+    from mmseqvae.rnn.conditioned_rnn import ConditionedRNN as ConditionedRNN
+    from mmseqvae.rnn.layer import Recurrent as Recurrent
+
+_HOME = {
+    "Recurrent": "layer",
+    "ConditionedRNN": "conditioned_rnn",
+}
+__all__ = sorted(_HOME)
+__getattr__ = lazy(__name__, _HOME)
