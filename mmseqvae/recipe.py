@@ -5,54 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import platform
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 
-import mmseqvae
-from mmseqvae.cli.run_folder import next_commands
+from mmseqvae.cli.run_folder import described, measured_after, next_commands
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data import Corpus
 from mmseqvae.distributed import processes
 from mmseqvae.evaluation.language_model import LanguageModel, build_language_model, fit_language_model
 from mmseqvae.files import replacing, write_json, write_text
-from mmseqvae.pipeline.run_folder import CONFIG, WEIGHTS
-from mmseqvae.pipeline.trained import Trained, load
+from mmseqvae.pipeline.trained import Trained
 from mmseqvae.reporting.run_report import report
-from mmseqvae.training.trainer import fit, settings
-
-
-def train_or_load(
-    corpus: Corpus, out: Path, model: ModelConfig, objective: ObjectiveConfig, training: TrainingConfig
-) -> tuple[Trained, float | None]:
-    """The trained model in `out` and the seconds it took, None where it was there. Raises ValueError for another's.
-
-    Of several processes only the first goes on from here, the others end: what follows is measured once.
-    """
-    if training.threads:
-        torch.set_num_threads(training.threads)
-    if not ((out / CONFIG).exists() and (out / WEIGHTS).exists()):
-        started = time.monotonic()
-        trained = fit(corpus, out, model=model, objective=objective, training=training)
-        seconds = time.monotonic() - started
-        if not processes().first:
-            raise SystemExit
-        return trained, seconds
-    if not processes().first:
-        raise SystemExit
-    trained = load(out)
-    noted = json.loads((out / "training.json").read_text(encoding="utf-8"))
-    data = {name: end.to_dict() for name, end in corpus.front_ends.items()}
-    wanted = {**settings(model, objective, training), "front_ends": data}
-    if {name: noted.get(name) for name in wanted} != wanted:
-        raise ValueError(f"{out} holds a model of other settings or data: choose another --out, or delete the folder")
-    return trained, None
+from mmseqvae.training.run_state import settings, training_seconds
+from mmseqvae.training.trainer import fit
 
 
 def language_model_or_load(
@@ -75,16 +43,6 @@ def language_model_or_load(
     return fitted
 
 
-def described(recipe: str, training: TrainingConfig, seconds: float | None, **more: Any) -> dict[str, Any]:
-    """What figures were obtained with, as plain data; `more` stands behind the recipe's name."""
-    return {
-        "recipe": recipe, **more, "seed": training.seed,
-        "training_seconds": seconds, "threads": torch.get_num_threads(), "cores": os.cpu_count(),
-        "machine": platform.machine(), "python": platform.python_version(), "torch": torch.__version__,
-        "mmseqvae": mmseqvae.__version__, "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
-
-
 def train_and_measure(
     recipe: str,
     corpus: Corpus,
@@ -102,9 +60,11 @@ def train_and_measure(
     lines. more: what else the figures depend on, for the record.
     """
     model, objective, training = configs
-    trained, seconds = train_or_load(corpus, out, model, objective, training)
-    metrics = out / "metrics.json"
-    if seconds is not None or not metrics.exists():
+    trained = fit(corpus, out, model=model, objective=objective, training=training)
+    if not processes().first:
+        raise SystemExit  # what follows is measured once
+    metrics, seconds = out / "metrics.json", training_seconds(out)
+    if not metrics.exists() or measured_after(metrics) != seconds:
         figures = {"run": described(recipe, training, seconds, split=split, **more), **measure(trained)}
         report(trained, corpus.datasets[split], out, training.seed)
         write_json(metrics, figures)  # last: where it is, sounds and pictures are too

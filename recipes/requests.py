@@ -198,7 +198,7 @@ def measure(
     from mmseqvae.evaluation.text_metrics import beside_language_model
     from mmseqvae.recipe import language_model_or_load
 
-    how = replace(trained.config, **LANGUAGE_MODEL)  # type: ignore[arg-type]
+    how = replace(trained.config or ModelConfig(), **LANGUAGE_MODEL)  # type: ignore[arg-type]
     alone = language_model_or_load(corpus, "text", out, how, replace(training, patience=PATIENCE))
     return {
         "likelihood": beside_language_model(trained, alone, corpus, [split], draws, seed=training.seed)[split],

@@ -152,7 +152,7 @@ def measure(trained: Trained, corpus: Corpus, out: Path, draws: int, training: T
 
     drawn = trained.sample(SHOWN, "text", {"text": TokenSampling(temperature=1.0)}, training.seed)["text"]
     write_text(out / "samples" / "prior.txt", "\n".join([*drawn, ""]))
-    alone = language_model_or_load(corpus, "text", out, trained.config, training)
+    alone = language_model_or_load(corpus, "text", out, trained.config or ModelConfig(), training)
     return {"likelihood": beside_language_model(trained, alone, corpus, ["train", "test"], draws, seed=training.seed)}
 
 

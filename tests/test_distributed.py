@@ -95,10 +95,13 @@ def test_two_processes_that_were_killed_go_on_as_if_nothing_had_happened(folder:
 
 
 def test_another_number_of_processes_does_not_go_on(folder: Path) -> None:
-    from tests.two_processes import noisy
+    from tests.two_processes import TRAINING, noisy
 
     with pytest.raises(ValueError, match=r"2 process\(es\), which cannot go on with 1"):
-        noisy(folder, "cut", checkpoint_steps=3)
+        noisy(folder, "cut", checkpoint_steps=3, epochs=TRAINING.epochs + 1)
+    before = (folder / "cut" / "model.safetensors").read_bytes()
+    noisy(folder, "cut", checkpoint_steps=3)  # there is nothing left to go on with: it is loaded
+    assert (folder / "cut" / "model.safetensors").read_bytes() == before
 
 
 def test_processes_without_an_item_do_not_wait_forever(tmp_path: Path) -> None:

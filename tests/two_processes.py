@@ -19,7 +19,8 @@ from mmseqvae.data import Corpus, prepare
 from mmseqvae.data.dataset import Column
 from mmseqvae.sequence import Sequence
 from mmseqvae.training import trainer as module
-from mmseqvae.training.trainer import TrainingModule, fit
+from mmseqvae.training.lightning_module import TrainingModule
+from mmseqvae.training.trainer import fit
 
 ROOT = Path(__file__).parents[1]
 TRAIN, VALID = 33, 7  # 4 steps of 8 items and one of a single item, of which one of two processes has none
@@ -48,7 +49,7 @@ def read(folder: Path) -> Corpus:
 
 def exact(folder: Path, out: str, batch_size: int) -> None:
     """A training in float64 whose noise is 0: what is then left depends on the batches alone."""
-    randn, batch, build = torch.randn, Column.batch, module.build
+    randn, batch, model_from = torch.randn, Column.batch, module.model_from
 
     def double(self: Column, items: np.ndarray) -> Sequence:
         found = batch(self, items)
@@ -57,11 +58,11 @@ def exact(folder: Path, out: str, batch_size: int) -> None:
     try:
         torch.randn = lambda *size, **how: torch.zeros(*size, dtype=how.get("dtype"))  # type: ignore[assignment]
         Column.batch = double  # type: ignore[method-assign]
-        module.build = lambda *how: build(*how).double()  # type: ignore[assignment]
+        module.model_from = lambda *how: model_from(*how).double()  # type: ignore[assignment]
         settings = replace(TRAINING, batch_size=batch_size, l2=0.01, clip=10.0)
         fit(read(folder), folder / out, model=MODEL, training=settings, progress=False)
     finally:
-        torch.randn, Column.batch, module.build = randn, batch, build  # type: ignore[method-assign]
+        torch.randn, Column.batch, module.model_from = randn, batch, model_from  # type: ignore[method-assign]
 
 
 def noisy(folder: Path, out: str, **settings: Any) -> None:

@@ -29,7 +29,7 @@ from mmseqvae.files import write_text
 from mmseqvae.metrics import exact_match
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.pipeline.build import build
-from mmseqvae.training.trainer import TrainingModule
+from mmseqvae.training.lightning_module import TrainingModule
 from recipes import spoken_digits as recipe
 
 # What MultiVae's networks have: cells and their sizes, sizes of what the recurrences read, and the likelihood's scale.

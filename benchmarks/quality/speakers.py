@@ -39,8 +39,8 @@ from mmseqvae.modality import Modality
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.pipeline.trained import Trained
 from mmseqvae.recipe import write_table
-from mmseqvae.training.callbacks import callbacks
-from mmseqvae.training.trainer import TrainingModule
+from mmseqvae.training.callbacks import callbacks_of
+from mmseqvae.training.lightning_module import TrainingModule
 from recipes import spoken_digits as recipe
 
 CLASSIFIER = "classifier"
@@ -147,7 +147,7 @@ def classified(run: Run, corpus: Corpus) -> Record:
         lightning.Trainer(
             accelerator="cpu", devices=1, max_epochs=setup.training.epochs, gradient_clip_val=setup.training.clip,
             use_distributed_sampler=False, enable_model_summary=False, enable_progress_bar=False, logger=False,
-            callbacks=callbacks(Path(folder), setup.training, module.total_steps, False), num_sanity_val_steps=0,
+            callbacks=callbacks_of(Path(folder), setup.training, module.total_steps, False), num_sanity_val_steps=0,
         ).fit(module, loader)  # fmt: skip
     trained = Trained(module.model.eval(), corpus.front_ends, {}, setup.model)
     found = written(trained, corpus.datasets["test"], "text", "audio", run["seed"])

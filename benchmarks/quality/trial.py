@@ -36,7 +36,9 @@ from mmseqvae.pipeline.trained import Trained, load
 from mmseqvae.priors.base import Prior
 from mmseqvae.priors.resampled import Resampled, WordThenPosterior
 from mmseqvae.tokenizers.characters import Tokenizer
-from mmseqvae.training.trainer import DRAWS, TrainingModule, fit, fit_conditionals, reconstruction_weights
+from mmseqvae.training.density_fitting import DRAWS, fit_conditionals
+from mmseqvae.training.lightning_module import TrainingModule
+from mmseqvae.training.trainer import fit, reconstruction_weights
 
 COMPONENTS = 50  # the most that a fitted mixture may have, diagonal; validation chooses
 NLL_DRAWS = 100

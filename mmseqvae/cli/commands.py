@@ -48,6 +48,7 @@ def main(args: list[str] | None = None) -> None:
 def train(
     manifest: Path,
     out: Path | None = None,
+    start: Path | None = None,
     tokens: list[str] | None = None,
     frames: list[str] | None = None,
     labels: list[str] | None = None,
@@ -69,6 +70,8 @@ def train(
         manifest: a .csv, .tsv or .jsonl table, one row an item, with columns audio and text or others named below;
             a folder of sound, .txt and .npz files; lhotse cuts; or a saved Hugging Face data set. See docs/data.md.
         out: the run directory to write, by default runs/NAME of the manifest; an interrupted training goes on there.
+        start: (--from RUN) the run directory of a trained model whose weights, tokenizers and features training starts
+            from; new symbols are added, and what differs is printed.
         tokens: further columns of text that are modalities.
         frames: columns of .npy files [T, C] that are modalities.
         labels: columns of labels that are modalities, each distinct string one token.
@@ -88,26 +91,33 @@ def train(
     refuse_file(out)
     if seed is not None:
         training = replace(training, seed=seed)
+    from mmseqvae.cli.run_folder import described, load_run, measured_after, next_commands
     from mmseqvae.data import prepare
+    from mmseqvae.training.run_state import training_seconds
     from mmseqvae.training.trainer import check_settings, fit
 
     check_settings(model, objective, training)  # before any file is read
+    begun = None if start is None else load_run(start)
+    ends = {} if begun is None else begun.front_ends
     corpus = prepare(
-        manifest, audio=audio, text=text, tokens=tokens or (), frames=frames or (), labels=labels or (),
+        manifest, audio=None if ends and audio == AUDIO else audio, text=None if ends and text == TEXT else text,
+        start=ends, tokens=tokens or (), frames=frames or (), labels=labels or (),
         covariates=covariates or (), windows=windows, speeds=speeds or (), cache_dir=cache_dir, skip_bad=skip_bad,
     )  # fmt: skip
-    from mmseqvae.cli.run_folder import next_commands
     from mmseqvae.evaluation.summary import evaluate as measure
 
-    trained = fit(corpus, out, model=model, objective=objective, training=training)
+    networks = None if start is not None and model == MODEL else model  # those of the run to start from
+    trained = fit(corpus, out, model=networks, objective=objective, training=training, start=begun)
     if not processes().first:
         return
-    metrics = {
-        split: measure(trained, corpus.datasets[split], seed=training.seed)
-        for split in ("valid", "test")
-        if len(corpus.datasets[split])
-    }
-    write_json(out / "metrics.json", metrics)
+    metrics, seconds = out / "metrics.json", training_seconds(out)
+    if not metrics.exists() or measured_after(metrics) != seconds:
+        figures = {
+            split: measure(trained, corpus.datasets[split], seed=training.seed)
+            for split in ("valid", "test")
+            if len(corpus.datasets[split])
+        }
+        write_json(metrics, {"run": described("mmseqvae train", training, seconds), **figures})
     print("\n".join(next_commands(out, manifest, corpus)))
 
 

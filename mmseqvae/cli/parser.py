@@ -28,6 +28,7 @@ def run(commands: Callable[..., Any] | dict[str, Any], args: list[str] | None = 
     for chatty in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     words = [_hyphens(word) for word in (sys.argv[1:] if args is None else args)]
+    words = [re.sub(r"^--from(?==|$)", "--start", word) for word in words]  # a name that Python keeps to itself
     several = commands.values() if isinstance(commands, dict) else [commands]
     words = _gathered(words, set().union(*map(_lists, several)))
     try:

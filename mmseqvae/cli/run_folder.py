@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import platform
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+import mmseqvae
+from mmseqvae.config import TrainingConfig
 from mmseqvae.data import Corpus, prepare
 from mmseqvae.data.store.extraction import FileFrontEnd
 from mmseqvae.features.log_mel import LogMel, write_audio
@@ -98,3 +104,19 @@ def next_commands(out: Path, manifest: Path, corpus: Corpus) -> list[str]:
         f"  {command('tensorboard')} --logdir {out / 'tensorboard'}",
     ]
     return lines
+
+
+def described(command: str, training: TrainingConfig, seconds: float | None, **more: Any) -> dict[str, Any]:
+    """What figures were obtained with, as plain data; `more` stands behind the name of the command or recipe."""
+    return {
+        "recipe": command, **more, "seed": training.seed,
+        "training_seconds": seconds, "threads": torch.get_num_threads(), "cores": os.cpu_count(),
+        "machine": platform.machine(), "python": platform.python_version(), "torch": torch.__version__,
+        "mmseqvae": mmseqvae.__version__, "date": time.strftime("%Y-%m-%d"),
+    }  # fmt: skip
+
+
+def measured_after(metrics: Path) -> float | None:
+    """Seconds of training after which the figures were measured; where a run went on since, they are old."""
+    seconds: float | None = json.loads(metrics.read_text(encoding="utf-8"))["run"]["training_seconds"]
+    return seconds

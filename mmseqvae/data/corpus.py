@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,24 @@ class Corpus:
     unknown: dict[str, Counter[str]] = field(default_factory=dict)
     windows: WindowConfig = field(default_factory=WindowConfig)
     speeds: tuple[float, ...] = ()
+
+    def only(self, *names: str) -> Corpus:
+        """The same corpus without the other modalities and covariates, for a model that does not know them.
+
+        Args:
+            names: of what is kept.
+
+        Raises:
+            ValueError: for a name that the corpus lacks.
+        """
+        if wrong := [name for name in names if name not in self.front_ends]:
+            raise ValueError(f"the corpus has no {', '.join(wrong)}; it has {', '.join(self.front_ends)}")
+        return replace(
+            self,
+            front_ends={name: self.front_ends[name] for name in names},
+            datasets={split: dataset.only(*names) for split, dataset in self.datasets.items()},
+            unknown={name: symbols for name, symbols in self.unknown.items() if name in names},
+        )
 
     def summary(self) -> list[str]:
         """What was found, a line each: items of every split and modality, missing, skipped, unused, unknown symbols."""

@@ -37,6 +37,7 @@ class Settings:
     audio: LogMelConfig
     text: TextConfig
     front_ends: Mapping[str, FrontEnd] | None
+    start: Mapping[str, FrontEnd]
     windows: WindowConfig
     speeds: tuple[float, ...]
     cache_dir: str | Path
@@ -83,7 +84,10 @@ def read_in(table: Manifest, settings: Settings) -> ReadIn:
     cells = {name: [(row, row.cells[name]) for row in table.rows if name in row.cells] for name in columns}
     if settings.front_ends is None:
         _check_training_rows(table, [row for row in table.rows if row.split == "train"])
-        ends |= {name: _new_front_end(table, name, [file for _, file in cells[name]], settings.audio) for name in cells}
+        ends |= {
+            name: settings.start.get(name) or _new_front_end(table, name, [file for _, file in found], settings.audio)
+            for name, found in cells.items()
+        }
     rates = {name: end.config.frames_per_second for name, end in ends.items() if isinstance(end, LogMel)}
     if settings.speeds and not rates:
         raise ManifestError(f"{table.path}: speeds are for recordings, and there are none")
@@ -115,9 +119,7 @@ def corpus_of(data: ReadIn, settings: Settings) -> Corpus:
     """Fit the front ends, unless they are given, and encode every item. Raises ManifestError as `prepare` does."""
     ends: Mapping[str, FrontEnd] = data.ends
     if settings.front_ends is None:
-        ends = _fit(
-            data.ends, data.table, [row for row in data.rows if row.split == "train"], data.clips, settings.text
-        )
+        ends = _fit(data, [row for row in data.rows if row.split == "train"], settings)
     datasets = {
         split: _dataset(
             [row for row in data.rows if row.split == split], ends, data.clips,
@@ -225,24 +227,30 @@ def _check_training_rows(table: Manifest, rows: Sequence[Row]) -> None:
             raise ManifestError(f"{table.path}: column {name!r} is empty in every row of the split train")
 
 
-def _fit(
-    known: Mapping[str, FrontEnd], table: Manifest, rows: list[Row], stores: Mapping[str, Clips], text: TextConfig
-) -> dict[str, FrontEnd]:
-    """Vocabularies learnt and frames standardised on the training `rows`; in the order of `table.columns`."""
-    _check_training_rows(table, rows)
+def _fit(data: ReadIn, rows: list[Row], settings: Settings) -> dict[str, FrontEnd]:
+    """Vocabularies learnt and frames standardised on the training `rows`; in the order of the table's columns.
+
+    What there is to start from keeps its standardisation, and its vocabulary with new symbols added.
+    """
+    _check_training_rows(data.table, rows)
     fitted: dict[str, FrontEnd] = {}
-    for name, kind in table.columns.items():
-        cells = [row.cells[name] for row in rows if name in row.cells]
-        if kind == "tokens":
-            fitted[name] = train_tokenizer(cells, text, name)
-            continue
-        if kind in WORDS:
+    for name, kind in data.table.columns.items():
+        cells, start = [row.cells[name] for row in rows if name in row.cells], settings.start.get(name)
+        if isinstance(start, Category):
+            fitted[name] = start.extended(Category.train(cells))
+        elif isinstance(start, Tokenizer):
+            fitted[name] = start.extended(type(start).train(cells, settings.text.vocabulary, settings.text.least))
+        elif start is not None:
+            fitted[name] = start
+        elif kind == "tokens":
+            fitted[name] = train_tokenizer(cells, settings.text, name)
+        elif kind in WORDS:
             fitted[name] = WORDS[kind].train(cells)
-            continue
-        front_end = known[name]
-        assert isinstance(front_end, FileFrontEnd)
-        front_end.fit(stores[name].clip(file) for file in cells)
-        fitted[name] = front_end
+        else:
+            front_end = data.ends[name]
+            assert isinstance(front_end, FileFrontEnd)
+            front_end.fit(data.clips[name].clip(file) for file in cells)
+            fitted[name] = front_end
     return fitted
 
 

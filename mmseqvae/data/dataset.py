@@ -73,7 +73,7 @@ class Column:
 class SequenceDataset(Dataset[Batch]):
     """Items with an id, perhaps a label, and one `Column` a modality; gives whole batches to the loader.
 
-    Ids and labels become `Strings`: a million items are a few arrays, which may be memory-mapped, and no objects.
+    Ids and labels become a `StringArray` each: a million items are a few arrays, perhaps memory-mapped, and no objects.
     weights: [N] how often an item is to be drawn, for sampling by weights; None if nobody said. steps: what the
     property of that name gives, where it is known already. speeds: {modality: Column of S * N items}, all items as they
     are and then at every other speed, for those who change items in training (`mmseqvae.data.augment`).
@@ -115,6 +115,12 @@ class SequenceDataset(Dataset[Batch]):
         if self._steps is not None:
             return self._steps
         return np.sum([np.zeros(len(self), np.int64), *[column.lengths for column in self.columns.values()]], axis=0)
+
+    def only(self, *names: str) -> SequenceDataset:
+        """The same items without the other modalities. Raises KeyError for a name that is not there."""
+        columns = {name: self.columns[name] for name in names}
+        speeds = {name: column for name, column in self.speeds.items() if name in names}
+        return SequenceDataset(self.ids, self.labels, columns, self.weights, speeds=speeds)
 
     def __getitems__(self, items: Many[int]) -> Batch:
         """The items as one batch, every modality padded to its longest."""

@@ -27,6 +27,7 @@ from mmseqvae.data.store.work_sharing import together
 from mmseqvae.features.arrays import FrameArrays
 from mmseqvae.features.log_mel import LogMel
 from mmseqvae.sequence import Sequence
+from mmseqvae.tokenizers.words_bytes_bpe import TOKENIZERS
 
 VERSION = 1  # raise it where the same data set and settings give another corpus
 
@@ -45,6 +46,7 @@ def prepare(
     windows: WindowConfig | None = None,
     speeds: Iterable[float] = (),
     front_ends: Mapping[str, FrontEnd] | None = None,
+    start: Mapping[str, FrontEnd] | None = None,
     cache_dir: str | Path = CACHE_DIR,
     skip_bad: bool = False,
     workers: int | None = None,
@@ -60,7 +62,9 @@ def prepare(
     columns of strings that condition every modality and are not modelled. windows: how long items are cut, None not at
     all. speeds: other speeds that recordings of the split train are computed at as well, such as 0.9 and 1.1, for
     training to draw from. front_ends: those of a trained run, used as they are instead of audio, text and columns; then
-    a column that the manifest lacks is missing everywhere, and training rows are not needed.
+    a column that the manifest lacks is missing everywhere, and training rows are not needed. start: those of a run that
+    a training starts from: log-mels, frames and units of text are as there, standardised as there, and vocabularies get
+    the new symbols beside theirs; columns that the run has not are new.
     skip_bad: leave bad rows out, listed in `Corpus.skipped`, rather than raise. workers: processes for the features.
 
     Raises ManifestError naming the manifest, rows and files, ValueError for settings that do not fit together.
@@ -74,10 +78,11 @@ def prepare(
         strange = [name for name in (text.columns if text else ()) if wanted.get(name) != "tokens"]
         if strange:
             raise ValueError(f"units of text are given for {strange}, which are no columns of text")
+    start = _continued(start or {}, wanted, audio, text)
     played, windows = _speeds(speeds), windows or WindowConfig()
     read = partial(read_source, manifest, wanted, required=[*tokens, *frames, *labels, *covariates])
     settings = Settings(
-        audio or LogMelConfig(), text or TextConfig(), front_ends, windows, played, cache_dir, skip_bad, workers
+        audio or LogMelConfig(), text or TextConfig(), front_ends, start, windows, played, cache_dir, skip_bad, workers
     )
     state = state_of(manifest, cache_dir)
     if state is None:  # in memory; or absent, which reading it will tell
@@ -86,6 +91,7 @@ def prepare(
         given = front_ends and [[name, front_end.to_dict()] for name, front_end in front_ends.items()]
         told: list[Any] = [list(wanted.items()), asdict(settings.audio), asdict(settings.text), given, skip_bad]
         told += [asdict(windows), played] if windows.on or played else []
+        told += [{name: front_end.to_dict() for name, front_end in start.items()}] if start else []
         folder = Path(cache_dir) / "corpora" / key_of([VERSION, extraction.VERSION, state, told])
         corpus = _kept(folder, Path(str(manifest)), read, settings)
     for line in corpus.summary():
@@ -157,6 +163,22 @@ def _speeds(speeds: Iterable[float]) -> tuple[float, ...]:
     wrong = [speed for speed in found if not 0.5 <= speed <= 2 or speed == 1]
     if wrong:
         raise ValueError(f"speeds must lie in 0.5..2 and not be 1, which is there anyway; got {wrong}")
+    return found
+
+
+def _continued(
+    start: Mapping[str, FrontEnd], wanted: Mapping[str, str], audio: LogMelConfig | None, text: TextConfig | None
+) -> dict[str, FrontEnd]:
+    """Those front ends of a run that are wanted here. ValueError where the settings contradict them."""
+    found = {name: front_end for name, front_end in start.items() if name in wanted}
+    for name, front_end in found.items():
+        kind = MANIFEST_KINDS[front_end.kind]
+        if kind != wanted[name]:
+            raise ValueError(f"{name} is a column of {kind} in the run to start from, and of {wanted[name]} here")
+        if isinstance(front_end, LogMel) and audio is not None and audio != front_end.config:
+            raise ValueError(f"{name}: log-mels are those of the run to start from: leave the settings of audio out")
+        if kind == "tokens" and text is not None and TOKENIZERS[text.units_of(name)].kind != front_end.kind:
+            raise ValueError(f"{name}: units of text are those of the run to start from: leave them out")
     return found
 
 

@@ -1,9 +1,10 @@
-"""A model from its configuration and what its data look like."""
+"""A model from what its data look like and a configuration, or a function of the user's own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 
@@ -13,6 +14,7 @@ from mmseqvae.data.dataset import to_device
 from mmseqvae.decoders import FrameDecoder, TokenDecoder
 from mmseqvae.distributions.likelihoods import FRAME_LIKELIHOODS
 from mmseqvae.encoders import FrameEncoder, TokenEncoder
+from mmseqvae.features.arrays import FrontEnd as FrameFrontEnd
 from mmseqvae.fusion import FUSIONS
 from mmseqvae.modality import Covariate, Modality
 from mmseqvae.model import MultimodalVAE
@@ -22,6 +24,79 @@ from mmseqvae.tokenizers.categories import Category, Labels
 from mmseqvae.tokenizers.characters import Tokenizer
 
 COVARIATE_WIDTH = 16
+
+
+@dataclass(frozen=True)
+class CorpusInfo:
+    """What a model is built from: the same when it is trained and whenever its run is loaded.
+
+    front_ends: {modality or covariate: tokenizer, log-mels or arrays}. longest: {modality: most steps that a decoder
+    must be able to write}, with some room beyond the longest training sequence; labels have none.
+    """
+
+    front_ends: dict[str, FrontEnd]
+    longest: dict[str, int]
+
+    def vocabulary(self, name: str) -> int:
+        """How many tokens a modality of tokens has, or values a covariate."""
+        return cast(Tokenizer | Category, self._front_end(name, Tokenizer | Category, "tokens")).vocabulary_size
+
+    def end(self, name: str) -> int:
+        """The token that ends a sequence."""
+        return cast(Tokenizer, self._front_end(name, Tokenizer, "tokens")).end_id
+
+    def channels(self, name: str) -> int:
+        """How many channels a modality of frames has."""
+        return cast(FrameFrontEnd, self._front_end(name, FrameFrontEnd, "frames")).channels
+
+    def max_steps(self, name: str) -> int:
+        """The most steps that a decoder must be able to write."""
+        return Labels.STEPS if isinstance(self.front_ends.get(name), Labels) else self.longest[name]
+
+    def _front_end(self, name: str, kind: Any, called: str) -> FrontEnd:
+        front_end = self.front_ends.get(name)
+        if not isinstance(front_end, kind):
+            raise ValueError(
+                f"{name} is no column of {called} in this corpus; its columns: {', '.join(self.front_ends)}"
+            )
+        return front_end
+
+
+ModelSource = ModelConfig | MultimodalVAE | Callable[[CorpusInfo], MultimodalVAE]
+
+
+def model_from(source: ModelSource, info: CorpusInfo) -> MultimodalVAE:
+    """The model that a configuration, a function of the user's or the model itself stands for.
+
+    Raises ValueError where it does not fit the corpus: columns that it does not know, or reads and writes otherwise.
+    """
+    if isinstance(source, ModelConfig):
+        return build(info.front_ends, info.longest, source)
+    model = source if isinstance(source, MultimodalVAE) else source(info)
+    if not isinstance(model, MultimodalVAE):
+        raise ValueError(
+            f"model must be a ModelConfig, a MultimodalVAE or a function that returns one, got {model!r:.80}"
+        )
+    parts = model.modalities
+    covariates, views = set(model.covariates), {v for name in parts for v in (parts.reads(name), parts.writes(name))}
+    known = {name for name, end in info.front_ends.items() if isinstance(end, Category)}
+    if wrong := sorted((views | covariates) - info.front_ends.keys()):
+        raise ValueError(
+            f"the model knows {', '.join(wrong)}, which the corpus lacks; it has {', '.join(info.front_ends)}"
+        )
+    if left := [name for name in info.front_ends if name not in views | covariates]:
+        kept = ", ".join(repr(name) for name in info.front_ends if name not in left)
+        raise ValueError(f"the model does not know the columns {', '.join(left)}: train on corpus.only({kept})")
+    if wrong := sorted((known & views) | (covariates - known)):
+        raise ValueError(
+            f"{', '.join(wrong)}: a covariate in the model and a modality in the corpus, or the other way round"
+        )
+    for name in model.writable:
+        view = parts.writes(name)
+        kind = "tokens" if isinstance(info.front_ends[view], Tokenizer) else "frames"
+        if kind != ("tokens" if parts.writes_tokens(name) else "frames"):
+            raise ValueError(f"the decoder of {name} writes {parts.decoder(name).writes}, but {view} holds {kind}")
+    return model
 
 
 def build(front_ends: Mapping[str, FrontEnd], longest: Mapping[str, int], config: ModelConfig) -> MultimodalVAE:

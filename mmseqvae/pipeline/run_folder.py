@@ -19,8 +19,8 @@ from mmseqvae.priors.flows import Flow
 from mmseqvae.priors.mixtures import Mixture
 from mmseqvae.priors.unimodal_posteriors import Conditional
 
-FORMAT_VERSION = 2
-READABLE = (1, 2)
+FORMAT_VERSION = 3
+READABLE = (1, 2, 3)
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,13 +18,12 @@ from mmseqvae.decoding import Sampling
 from mmseqvae.features.arrays import FrontEnd as FrameFrontEnd
 from mmseqvae.inference.forecasting import Draws
 from mmseqvae.model import MultimodalVAE
-from mmseqvae.pipeline.build import build
+from mmseqvae.pipeline.build import CorpusInfo, ModelSource, build, model_from
 from mmseqvae.pipeline.run_folder import CONFIG, damaged, make_room, read_settings, read_weights, write_run
 from mmseqvae.sequence import Sequence
 from mmseqvae.tokenizers.categories import Category, Labels
 from mmseqvae.tokenizers.characters import Tokenizer
 
-COVARIATE_WIDTH = 16
 SHOWN = 5  # unknown symbols that a warning names
 
 logger = logging.getLogger(__name__)
@@ -34,14 +33,14 @@ logger = logging.getLogger(__name__)
 class Trained:
     """A model with what turns user units (strings, samples or files, arrays) into sequences and back.
 
-    front_ends: of the modalities, and of the covariates. longest: {modality: most steps}, but for labels; with `config`
-    and `front_ends` all that is needed to build the model again. windows: how its items were cut, and others should be.
+    front_ends: of the modalities, and of the covariates. longest: {modality: most steps}, but for labels. config: what
+    the model was built from, None where it is the user's own. windows: how its items were cut, and others should be.
     """
 
     model: MultimodalVAE
     front_ends: dict[str, FrontEnd]
     longest: dict[str, int]
-    config: ModelConfig
+    config: ModelConfig | None
     windows: WindowConfig = field(default_factory=WindowConfig)
 
     def generate(
@@ -198,30 +197,49 @@ class Trained:
     def save(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors` into `folder`, each under a temporary name first."""
         front_ends = {name: front_end.to_dict() for name, front_end in self.front_ends.items()}
-        settings = {"model": asdict(self.config), "longest": self.longest, "windows": asdict(self.windows)}
+        model = None if self.config is None else asdict(self.config)
+        settings = {"model": model, "longest": self.longest, "windows": asdict(self.windows)}
         write_run(Path(folder), self.model, {**settings, "front_ends": front_ends})
 
     @classmethod
-    def load(cls, folder: str | Path) -> Trained:
-        """Read what `save` wrote. No code in the files is run.
-
-        Raises FileNotFoundError where the folder or a file is missing, ValueError where one is damaged or of another
-        format version.
-        """
+    def load(cls, folder: str | Path, model: ModelSource | None = None) -> Trained:
+        """Read what `save` wrote; see `load`."""
         folder = Path(folder)
         state = read_settings(folder)
         with damaged(folder / CONFIG):
             front_ends = {name: front_end_from_dict(item) for name, item in state["front_ends"].items()}
-            config, windows = ModelConfig(**state["model"]), WindowConfig(**state["windows"])
-            model = build(front_ends, state["longest"], config)
-            make_room(model, state)
-        read_weights(folder, model)
-        return cls(model.eval(), front_ends, state["longest"], config, windows)
+            config = None if state["model"] is None else ModelConfig(**state["model"])
+            windows = WindowConfig(**state["windows"])
+        if config is None and (model is None or isinstance(model, ModelConfig)):
+            raise ValueError(
+                f"{folder} holds a model of the user's own: load(run, model=F), F being the function that built it, or "
+                "a model of the same networks"
+            )
+        info = CorpusInfo(front_ends, state["longest"])
+        if config is None or model is not None:
+            made = model_from(cast(ModelSource, model), info)
+            make_room(made, state)
+        else:
+            with damaged(folder / CONFIG):
+                made = build(front_ends, state["longest"], config)
+                make_room(made, state)
+        read_weights(folder, made)
+        return cls(made.eval(), front_ends, state["longest"], config, windows)
 
 
-def load(folder: str | Path) -> Trained:
-    """The trained model in a run directory: `mmseqvae.load("runs/spoken_digits-synth").generate(text="seven")`."""
-    return Trained.load(folder)
+def load(folder: str | Path, model: ModelSource | None = None) -> Trained:
+    """The trained model in a run directory: `mmseqvae.load("runs/spoken_digits-synth").generate(text="seven")`.
+
+    Args:
+        folder: what `fit` wrote. No code in its files is run, and none is named there.
+        model: for networks of your own, the function that `fit` was given, or a model of the same networks, which gets
+            the weights; None for those that a configuration built.
+
+    Raises:
+        FileNotFoundError: where the folder or a file is missing.
+        ValueError: where a file is damaged, of another format version, or holds the weights of another model.
+    """
+    return Trained.load(folder, model)
 
 
 def _names(want: str | Iterable[str] | None) -> list[str] | None:

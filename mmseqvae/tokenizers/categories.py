@@ -71,6 +71,15 @@ class Category:
         """Number the distinct strings in code-point order. Raises as `Labels.train` does."""
         return cls(Labels.train(texts))
 
+    def extended(self, other: Category) -> Category:
+        """The strings of both."""
+        return Category(self.labels.extended(other.labels))
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """The number of every string."""
+        return {name: number - self._first for name, number in self.labels.vocabulary.items() if number >= self._first}
+
     @property
     def vocabulary_size(self) -> int:
         return self.labels.vocabulary_size - self._first

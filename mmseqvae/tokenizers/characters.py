@@ -74,6 +74,27 @@ class Tokenizer:
         """The symbols of a normalised text."""
         return normal  # as `splitter` would, ten times as fast
 
+    def extended(self, other: Tokenizer) -> Self:
+        """A tokenizer of the same kind with the symbols of both, so that a trained model can learn new ones.
+
+        Args:
+            other: a tokenizer of the same kind, trained on other texts.
+
+        Raises:
+            ValueError: where `other` is of another kind.
+        """
+        if other.kind != self.kind:
+            raise ValueError(f"a tokenizer of {self.kind} cannot be extended by one of {other.kind}")
+        both = (self._vocabulary.keys() | other._vocabulary.keys()) - {END, UNKNOWN}
+        backend = Backend(models.WordLevel(numbered(both), unk_token=UNKNOWN))
+        backend.normalizer, backend.pre_tokenizer = self.backend.normalizer, self.backend.pre_tokenizer
+        return type(self)(backend)
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """The number of every symbol, as the backend spells it."""
+        return dict(self._vocabulary)
+
     @property
     def vocabulary_size(self) -> int:
         return len(self._vocabulary)

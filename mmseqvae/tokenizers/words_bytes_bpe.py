@@ -114,6 +114,12 @@ class Bytes(Tokenizer):
     def rules(cls) -> tuple[Normalizer, PreTokenizer]:
         return normalizers.NFC(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 
+    def extended(self, other: Tokenizer) -> Self:
+        """Itself: its symbols spell every text. Raises ValueError where `other` is of another kind."""
+        if other.kind != self.kind:
+            raise ValueError(f"a tokenizer of {self.kind} cannot be extended by one of {other.kind}")
+        return self
+
     @property
     def vocabulary_size(self) -> int:
         return len(self._symbols)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tqdm.auto import tqdm
 from mmseqvae.config import TrainingConfig
 
 
-def callbacks(out: Path, training: TrainingConfig, steps: int, progress: bool) -> list[lightning.Callback]:
+def callbacks_of(out: Path, training: TrainingConfig, steps: int, progress: bool) -> list[lightning.Callback]:
     """A checkpoint an epoch or more in `out`, averaged weights, early stopping and a progress bar, where asked for.
 
     steps: how many there are after pretraining.
@@ -31,6 +32,23 @@ def callbacks(out: Path, training: TrainingConfig, steps: int, progress: bool) -
     if progress:
         chosen.append(_Progress())
     return chosen
+
+
+class TrainingClock(lightning.Callback):
+    """Seconds of a training, those of its parts before an interruption included."""
+
+    def __init__(self) -> None:
+        self.before, self.started = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.started
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.before = state_dict["seconds"]
 
 
 class _Within(ModelCheckpoint):

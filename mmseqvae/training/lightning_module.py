@@ -15,7 +15,7 @@ from mmseqvae.data.dataset import to_device
 from mmseqvae.distributed import gathered, processes, total
 from mmseqvae.metrics import ACTIVE
 from mmseqvae.model import Batch, MultimodalVAE
-from mmseqvae.objectives import Terms, chosen
+from mmseqvae.objectives import Objective, Terms, chosen
 from mmseqvae.priors.mixtures import LearntMixture
 from mmseqvae.training.metric_sums import MetricSums
 from mmseqvae.training.schedules import TargetKL, beta_at, warm_up, warm_up_then_cosine
@@ -32,10 +32,10 @@ class TrainingModule(lightning.LightningModule):
 
     def __init__(
         self, model: MultimodalVAE, objective: ObjectiveConfig, training: TrainingConfig, weights: dict[str, float],
-        total_steps: int,
+        total_steps: int, maximised: Objective | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.maximised = chosen(objective.name, objective.options)
+        self.maximised = maximised or chosen(objective.name, objective.options)
         self.model, self.objective, self.training_config, self.weights = model, objective, training, weights
         self.total_steps = total_steps
         self.target = None if objective.target_kl is None else TargetKL(objective.target_kl, objective.beta)

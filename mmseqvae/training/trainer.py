@@ -2,69 +2,94 @@
 
 from __future__ import annotations
 
-import csv
-import json
+import hashlib
 import logging
 import os
 import warnings
 from collections.abc import Iterator
 from collections.abc import Sequence as Many
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
-from mmseqvae.config import AugmentConfig, ModelConfig, ObjectiveConfig, TrainingConfig
+from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data import Augmented, Corpus, SequenceDataset, make_loader
 from mmseqvae.distributed import by_first, cluster, joined, processes, wait
-from mmseqvae.files import replacing, write_json
-from mmseqvae.fusion import Encoded
 from mmseqvae.model import MultimodalVAE
-from mmseqvae.objectives import chosen, weights_by_dimension
-from mmseqvae.pipeline.build import build, check_names, start_prior
-from mmseqvae.pipeline.posteriors import encoded
+from mmseqvae.objectives import Objective, chosen, weights_by_dimension
+from mmseqvae.pipeline.build import CorpusInfo, ModelSource, check_names, model_from, start_prior
 from mmseqvae.pipeline.trained import Trained, load
-from mmseqvae.priors.mixtures import Mixture
 from mmseqvae.priors.registry import FITTED
-from mmseqvae.priors.unimodal_posteriors import KINDS, LEAST
+from mmseqvae.priors.unimodal_posteriors import KINDS
 from mmseqvae.tokenizers.categories import Category, Labels
 from mmseqvae.tokenizers.characters import Tokenizer
-from mmseqvae.training.callbacks import callbacks
+from mmseqvae.training.callbacks import TrainingClock, callbacks_of
+from mmseqvae.training.density_fitting import fit_densities
+from mmseqvae.training.fine_tuning import start_from
 from mmseqvae.training.lightning_module import TrainingModule
 from mmseqvae.training.malloc import keep_freed_memory
-from mmseqvae.training.pseudo_labels import with_pseudo_labels
+from mmseqvae.training.run_state import note_finished, settings, state_of_run, write_skipped
 from mmseqvae.training.schedules import BETA_SCHEDULES, TargetKL
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 PRECISIONS = ("32-true", "bf16-mixed")
-DRAWS = 4  # of every posterior, that the prior is fitted to
 
 
 def fit(
     corpus: Corpus,
     out: str | Path,
     *,
-    model: ModelConfig | None = None,
-    objective: ObjectiveConfig | None = None,
+    model: ModelSource | None = None,
+    objective: ObjectiveConfig | Objective | None = None,
     training: TrainingConfig | None = None,
+    start: str | Path | Trained | None = None,
+    callbacks: Many[lightning.Callback] = (),
+    logger: Logger | Many[Logger] | bool | None = None,
     progress: bool = True,
 ) -> Trained:
-    """Train on `corpus.datasets["train"]`, fit the mixture prior, write the run directory `out`, return the model.
+    """Train a model on `corpus.datasets["train"]`, write its run directory, and return it.
 
-    An interrupted training goes on from `out/checkpoints/last.ckpt`. Called in every process that torchrun or srun
-    started, it trains one model on all of them; the first process writes, and the others load what it wrote (see
-    docs/distributed.md). Raises ValueError where `out` holds a training with other settings or on another number of
-    processes, or where settings do not fit together, before anything is trained.
+    A training that was interrupted goes on from `out/checkpoints/last.ckpt`. One that is finished is loaded as it is,
+    and no file of it changes; where `training.epochs` is higher than before, it goes on for the epochs that are new.
+    Called in every process that torchrun or srun started, it trains one model on all of them; the first process writes,
+    and the others load what it wrote (docs/distributed.md).
+
+    Args:
+        corpus: from `prepare`.
+        out: the run directory.
+        model: a `ModelConfig`; or networks of your own (docs/own_parts.md), as a `MultimodalVAE`, or as a function from
+            a `CorpusInfo` (vocabularies, channels, longest sequences) to one, with which `load(out, model=...)` finds
+            them again. None for the defaults, or for the networks of `start`.
+        objective: an `ObjectiveConfig`, or a function `(model, batch, *, beta, free_bits, free_bits_item, weights) ->
+            Terms` of your own, used with the default settings.
+        training: how long and how fast.
+        start: a run, or a loaded model, whose weights training starts from. The corpus is prepared with
+            `prepare(..., start=run.front_ends)`; what has no counterpart in the run starts as new, and is told.
+        callbacks: of Lightning, beside those that keep checkpoints, average weights and stop early.
+        logger: of Lightning, one or several in place of TensorBoard's in `out`; False for none.
+        progress: whether to show progress bars.
+
+    Returns:
+        The trained model with its tokenizers and features.
+
+    Raises:
+        ValueError: before anything is trained, where `out` holds a training with other settings or data or on another
+            number of processes, or where settings, model and corpus do not fit together.
     """
     out = Path(out)
-    model, objective, training = model or ModelConfig(), objective or ObjectiveConfig(), training or TrainingConfig()
-    check_settings(model, objective, training)
+    start = load(start) if isinstance(start, str | Path) else start
+    model = model or (None if start is None else start.config) or ModelConfig()
+    config = model if isinstance(model, ModelConfig) else None
+    training = training or TrainingConfig()
+    own_objective = None if isinstance(objective, ObjectiveConfig) else objective
+    objective = objective if isinstance(objective, ObjectiveConfig) else ObjectiveConfig()
+    check_settings(config or ModelConfig(), objective, training)
     if training.threads:
         torch.set_num_threads(training.threads)
     keep_freed_memory()
@@ -77,13 +102,18 @@ def fit(
     drawn = datasets["train"]  # what steps of training see
     if training.augment.on or drawn.speeds:
         drawn = Augmented(drawn, corpus.front_ends, training.augment, training.seed)
+    room = (config or ModelConfig()).longest
     longest = {
-        name: int(model.longest * max(int(d.lengths(name).max()) for d in [drawn, *datasets.values()])) + 1
+        name: int(room * max(int(d.lengths(name).max()) for d in [drawn, *datasets.values()])) + 1
         for name, end in corpus.front_ends.items()
         if not isinstance(end, Labels | Category)
     }
-    trained = Trained(build(corpus.front_ends, longest, model), corpus.front_ends, longest, model, corpus.windows)
-    start_prior(trained.model, datasets["train"], training.seed)
+    if start is not None:
+        longest = {name: max(steps, start.longest.get(name, 0)) for name, steps in longest.items()}
+    built = model_from(model, CorpusInfo(corpus.front_ends, longest))
+    trained = Trained(built, corpus.front_ends, longest, config, corpus.windows)
+    start_prior(built, datasets["train"], training.seed)
+    told = [] if start is None else start_from(start, trained)
     weights = reconstruction_weights(corpus, objective)
     if training.patience is not None and training.monitor.startswith("valid/") and "valid" not in datasets:
         raise ValueError(f"patience watches {training.monitor}, but no row is in the split valid")
@@ -98,22 +128,28 @@ def fit(
     if "valid" in datasets:
         valid = make_loader(datasets["valid"], 256, False, frames_per_batch=most, rank=rank, ranks=ranks)
     steps = len(loader) * training.epochs
-    module = TrainingModule(trained.model, objective, training, weights, steps)
-    data = {"front_ends": {name: end.to_dict() for name, end in corpus.front_ends.items()}, "longest": longest}
-    data |= {"windows": asdict(corpus.windows)} if corpus.windows.on else {}
-    data |= {"speeds": list(corpus.speeds)} if corpus.speeds else {}
-    noted = {**settings(model, objective, training), **data, "processes": here.ranks}
-    checkpoint = by_first(_checkpoint_of, out, noted)
+    module = TrainingModule(built, objective, training, weights, steps, own_objective)
+    noted = {**settings(config or _digest(built), objective, training), **_data(corpus, longest), "processes": ranks}
+    noted |= {"objective_function": getattr(own_objective, "__name__", "own")} if own_objective else {}
+    noted |= {"start": _digest(start.model, values=True)} if start is not None else {}
+    state = by_first(state_of_run, out, noted)
+    if state.finished:
+        log.info("%s: finished before, loaded as it is (higher training.epochs would go on)", out)
+        return load(out, None if config else built)
+    if start is not None and state.checkpoint is None:
+        for line in told:
+            log.warning("%s", line)
     check_first_step(module, datasets["train"])
     progress = progress and here.first
+    clock = TrainingClock()
     trainer = lightning.Trainer(
         accelerator="auto", max_epochs=training.pretraining + training.epochs,
         precision=training.precision,  # type: ignore[arg-type]
         gradient_clip_val=training.clip, use_distributed_sampler=False,
         enable_model_summary=False, enable_progress_bar=progress, default_root_dir=out,
-        logger=TensorBoardLogger(out, name="", version="tensorboard"),
-        callbacks=callbacks(out, training, steps, progress),
-        log_every_n_steps=min(50, len(loader)), num_sanity_val_steps=0, **_several(model),
+        logger=TensorBoardLogger(out, name="", version="tensorboard") if logger is None else logger,
+        callbacks=[*callbacks_of(out, training, steps, progress), clock, *callbacks],
+        log_every_n_steps=min(50, len(loader)), num_sanity_val_steps=0, **_several(built),
     )  # fmt: skip
     with warnings.catch_warnings():
         ignored = ("does not have many workers", "LeafSpec", "exists and is not empty", "sync_dist=True",
@@ -122,14 +158,32 @@ def fit(
         if here.ranks > 1:  # Lightning asks the first process before every step whether to stop, and waits for it
             trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         with repeatable():
-            trainer.fit(module, loader, valid, ckpt_path=checkpoint, weights_only=True)
+            trainer.fit(module, loader, valid, ckpt_path=state.checkpoint, weights_only=True)
 
     if here.first:
-        finish(trained, datasets["train"], training, progress)
+        fit_densities(built, datasets["train"], training, progress)
         trained.save(out)
         write_skipped(out, corpus.skipped)
+        note_finished(out, training.epochs, clock.seconds)
     wait()
-    return trained if here.first else load(out)
+    return trained if here.first else load(out, None if config else built)
+
+
+def _data(corpus: Corpus, longest: dict[str, int]) -> dict[str, Any]:
+    """What tells the data of two trainings apart."""
+    data: dict[str, Any] = {"front_ends": {name: end.to_dict() for name, end in corpus.front_ends.items()}}
+    data["longest"] = longest
+    data |= {"windows": asdict(corpus.windows)} if corpus.windows.on else {}
+    return data | ({"speeds": list(corpus.speeds)} if corpus.speeds else {})
+
+
+def _digest(model: MultimodalVAE, values: bool = False) -> dict[str, str]:
+    """What tells a model of the user's own from others: the names and shapes of its weights, or these and `values`."""
+    found = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        found.update(f"{name} {tuple(weight.shape)}\n".encode())
+        found.update(weight.detach().cpu().contiguous().numpy().tobytes() if values else b"")
+    return {"own": found.hexdigest()}
 
 
 @contextmanager
@@ -177,79 +231,19 @@ def check_first_step(module: TrainingModule, dataset: SequenceDataset) -> None:
         raise ValueError(f"monitor must be one of {', '.join(there)}, got {module.training_config.monitor!r}")
 
 
-def _several(model: ModelConfig) -> dict[str, Any]:
+def _several(model: MultimodalVAE) -> dict[str, Any]:
     """What a Trainer needs to know of the processes that there are.
 
-    Parameters may go unused, where nobody in a process's batch has a modality. Buffers change only where means are
-    normalised; they are then those of the first process.
+    Parameters may go unused, where nobody in a process's batch has a modality. Buffers that change, such as running
+    means, are those of the first process.
     """
     here = processes()
     if here.ranks == 1:
         return {"devices": 1}
     joined()
-    strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=model.mean_scale > 0)
+    buffers = any(name != "standard.zero" for name, _ in model.named_buffers())
+    strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=buffers)
     return {"devices": here.a_node, "num_nodes": here.nodes, "strategy": strategy, "plugins": [cluster(here)]}
-
-
-def finish(trained: Trained, dataset: SequenceDataset, training: TrainingConfig, progress: bool = False) -> None:
-    """What is fitted to the training posteriors after training: the prior that is drawn from, conditionals."""
-    most, items = training.fitted_items, None
-    if most is not None and len(dataset) > most:
-        items = np.sort(np.random.default_rng(training.seed).choice(len(dataset), most, replace=False))
-    said = encoded(trained.model, dataset, items=items)
-    with torch.no_grad():  # a fusion may have weights
-        draws = said.posterior().rsample(DRAWS, generator=trained.model.generator(training.seed))
-    fit_prior(trained.model, draws, training, progress)
-    if training.conditionals != "none":
-        fit_conditionals(trained.model, dataset, said, training, progress, items)
-    trained.model.eval()
-
-
-def fit_prior(model: MultimodalVAE, draws: torch.Tensor, training: TrainingConfig, progress: bool = False) -> None:
-    """Fit what `training.fitted_prior` names, of at most `training.components` parts, to draws [S, N, D] of all items.
-
-    How many parts, and when a flow is good enough, is chosen by the log-density of a tenth of them, drawn at random; a
-    mixture is then fitted to all. With fewer than 2 LEAST items no tenth is large enough to choose by: it is then a
-    mixture, of as many parts as `fit_mixture` allows.
-    """
-    size, items = training.components, np.random.default_rng(training.seed).permutation(draws.shape[1])
-    held, others = np.split(items, [len(items) // 10])
-    if draws.shape[1] >= 2 * LEAST:
-        fitted = model.fit_prior(draws[:, others], size, training.seed, progress, draws[:, held], training.fitted_prior)
-        if not isinstance(fitted, Mixture):
-            return
-        if len(fitted.means) < min(size, len(others) // 10):  # else all are wanted that may be had
-            size = len(fitted.means)
-    elif training.fitted_prior != "mixture":
-        logger.info("a mixture instead of a %s is the prior: only %d items", training.fitted_prior, draws.shape[1])
-    model.fit_prior(draws, size, training.seed, progress)
-
-
-def fit_conditionals(
-    model: MultimodalVAE, dataset: SequenceDataset, said: Encoded, training: TrainingConfig, progress: bool = False,
-    items: np.ndarray | None = None,
-) -> None:  # fmt: skip
-    """Fit q(z | x_m) of every modality that stands beside another often enough, by what is said of `items`.
-
-    Where items lack words, it is done again with those of which the model is then sure, see
-    `mmseqvae.training.pseudo_labels`.
-    """
-    _fit_each(model, said, training, progress)
-    if training.sure is not None:
-        whole = with_pseudo_labels(model, dataset, said, training.sure, items, training.seed)
-        if len(whole.like) > len(said.like):
-            _fit_each(model, whole, training, progress)
-
-
-def _fit_each(model: MultimodalVAE, said: Encoded, training: TrainingConfig, progress: bool) -> None:
-    """Fit q(z | x_m) of every modality that stands beside another in at least 2 LEAST items; log which do not."""
-    for name in said.names:
-        together = int((said.here(name) & said.several).sum())
-        if together < 2 * LEAST:
-            logger.info("no conditional of %s: %d items have it and something else", name, together)
-            continue
-        nats = model.fit_conditional(name, said, kind=training.conditionals, seed=training.seed, progress=progress)
-        logger.info("conditional of %s: %.2f nats a held-out draw of the joint posterior", name, nats)
 
 
 def reconstruction_weights(corpus: Corpus, objective: ObjectiveConfig) -> dict[str, float]:
@@ -267,40 +261,3 @@ def reconstruction_weights(corpus: Corpus, objective: ObjectiveConfig) -> dict[s
             sizes[name] = max(steps, 1.0) * (1 if isinstance(end, Tokenizer) else end.channels)
         weights = weights_by_dimension(sizes)
     return weights | objective.weights
-
-
-def settings(model: ModelConfig, objective: ObjectiveConfig, training: TrainingConfig) -> dict[str, Any]:
-    """What tells two trainings on the same data apart, as plain data; the number of threads does not.
-
-    What is off and newer than runs that may be there is not named.
-    """
-    told = asdict(replace(training, threads=None))
-    if training.augment == AugmentConfig():
-        del told["augment"]
-    return {"model": asdict(model), "objective": asdict(objective), "training": told}
-
-
-def write_skipped(out: Path, skipped: Many[Any]) -> None:
-    """`skipped.csv`: the rows that were left out and why; only a header where there are none."""
-    with replacing(out / "skipped.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("row", "id", "problem"), *skipped])
-
-
-def _checkpoint_of(out: Path, noted: dict[str, Any]) -> Path | None:
-    """Where to go on, if a training with the same settings and data was interrupted in `out`."""
-    out.mkdir(parents=True, exist_ok=True)
-    notes, checkpoint = out / "training.json", out / "checkpoints" / "last.ckpt"
-    if checkpoint.exists():
-        there = {"processes": 1, **json.loads(notes.read_text(encoding="utf-8"))} if notes.exists() else {}
-        if there != noted and {**there, "processes": noted["processes"]} == noted:
-            raise ValueError(
-                f"{out} holds a training on {there['processes']} process(es), which cannot go on with "
-                f"{noted['processes']}: use as many, choose another --out, or delete the folder"
-            )
-        if there != noted:
-            raise ValueError(
-                f"{out} holds a training with other settings or data: choose another --out, or delete the folder"
-            )
-        return checkpoint
-    write_json(notes, noted)
-    return None

@@ -91,6 +91,7 @@ def test_train_writes_the_run_directory(trained: Path) -> None:
     there = files_in(trained)
     assert {"config.json", "model.safetensors", "metrics.json", "skipped.csv", "checkpoints", "tensorboard"} <= {*there}
     metrics = json.loads((trained / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics.pop("run")["recipe"] == "mmseqvae train"
     assert {split: figures["items"] for split, figures in metrics.items()} == {"valid": 4, "test": 5}
     assert all(figures["seed"] == 3 for figures in metrics.values())
     config = json.loads((trained / "config.json").read_text(encoding="utf-8"))

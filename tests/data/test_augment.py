@@ -22,8 +22,10 @@ from mmseqvae.features.log_mel import LogMel
 from mmseqvae.modality import as_read
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.pipeline.build import build
+from mmseqvae.training.lightning_module import TrainingModule
+from mmseqvae.training.run_state import settings
 from mmseqvae.training.span_masking import mask_spans
-from mmseqvae.training.trainer import TrainingModule, fit, settings
+from mmseqvae.training.trainer import fit
 from tests.data.test_sources import TINY
 
 CONFIG = LogMelConfig(sample_rate=8000, n_fft=256, hop_length=100, n_mels=20)

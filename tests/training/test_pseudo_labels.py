@@ -13,8 +13,8 @@ from mmseqvae.model import MultimodalVAE
 from mmseqvae.pipeline.build import frame_modality, token_modality
 from mmseqvae.pipeline.posteriors import encoded
 from mmseqvae.sequence import Sequence
+from mmseqvae.training.density_fitting import fit_conditionals
 from mmseqvae.training.pseudo_labels import with_pseudo_labels
-from mmseqvae.training.trainer import fit_conditionals
 
 SIZES = ModelConfig(
     latent=3, token_embedding=4, token_encoder=6, token_decoder=6, frame_encoder=6, frame_inputs=5, frame_decoder=6,

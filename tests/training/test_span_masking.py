@@ -11,8 +11,9 @@ from mmseqvae.data import prepare
 from mmseqvae.objectives import elbo
 from mmseqvae.pipeline.build import build
 from mmseqvae.sequence import Sequence, step_mask
+from mmseqvae.training.lightning_module import TrainingModule
 from mmseqvae.training.span_masking import mask_spans, random_spans
-from mmseqvae.training.trainer import TrainingModule, fit
+from mmseqvae.training.trainer import fit
 from tests.exact import ppca, ppca_batch
 
 

@@ -28,7 +28,9 @@ from mmseqvae.priors.flows import Flow
 from mmseqvae.priors.mixtures import LearntMixture, Mixture
 from mmseqvae.tokenizers.characters import Tokenizer
 from mmseqvae.training import lightning_module as steps
-from mmseqvae.training.trainer import TrainingModule, check_first_step, fit, fit_prior, reconstruction_weights
+from mmseqvae.training.density_fitting import fit_prior
+from mmseqvae.training.lightning_module import TrainingModule
+from mmseqvae.training.trainer import check_first_step, fit, reconstruction_weights
 
 SMALL = ModelConfig(
     latent=4, token_embedding=8, token_encoder=8, token_decoder=16, frame_encoder=8, frame_inputs=8, frame_decoder=16
@@ -74,7 +76,7 @@ def test_training_raises_the_bound_and_leaves_a_run_directory(corpus: Corpus, tm
     trained = run(corpus, tmp_path / "run", epochs=12, learning_rate=3e-2)
     there = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"config.json", "model.safetensors", "checkpoints", "tensorboard", "skipped.csv"} <= there
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["format_version"] == 2
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["format_version"] == 3
     curves = logged(tmp_path / "run")
     assert curves["valid/elbo"][-1] > curves["valid/elbo"][0] + 5
     # a collapse would be seen: KL and active units of every posterior stand there epoch by epoch
