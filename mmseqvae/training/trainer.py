@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from mmseqvae.config import AugmentConfig, ModelConfig, ObjectiveConfig, TrainingConfig
+from mmseqvae.config.renamed import current_settings
 from mmseqvae.data import Augmented, Corpus, SequenceDataset, make_loader
 from mmseqvae.distributed import by_first, cluster, joined, processes, wait
 from mmseqvae.files import replacing, write_json
@@ -78,7 +79,7 @@ def fit(
     if training.augment.on or drawn.speeds:
         drawn = Augmented(drawn, corpus.front_ends, training.augment, training.seed)
     longest = {
-        name: int(model.longest * max(int(d.lengths(name).max()) for d in [drawn, *datasets.values()])) + 1
+        name: int(model.max_steps_factor * max(int(d.lengths(name).max()) for d in [drawn, *datasets.values()])) + 1
         for name, end in corpus.front_ends.items()
         if not isinstance(end, Labels | Category)
     }
@@ -109,7 +110,7 @@ def fit(
     trainer = lightning.Trainer(
         accelerator="auto", max_epochs=training.pretraining + training.epochs,
         precision=training.precision,  # type: ignore[arg-type]
-        gradient_clip_val=training.clip, use_distributed_sampler=False,
+        gradient_clip_val=training.gradient_clip, use_distributed_sampler=False,
         enable_model_summary=False, enable_progress_bar=progress, default_root_dir=out,
         logger=TensorBoardLogger(out, name="", version="tensorboard"),
         callbacks=callbacks(out, training, steps, progress),
@@ -159,7 +160,7 @@ def check_settings(model: ModelConfig, objective: ObjectiveConfig, training: Tra
         ("beta_schedule", objective.beta_schedule, BETA_SCHEDULES),
         ("precision", training.precision, PRECISIONS),
         ("fitted_prior", training.fitted_prior, tuple(FITTED)),
-        ("conditionals", training.conditionals, ("none", *KINDS)),
+        ("unimodal_posteriors", training.unimodal_posteriors, ("none", *KINDS)),
     ):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
@@ -200,19 +201,19 @@ def finish(trained: Trained, dataset: SequenceDataset, training: TrainingConfig,
     with torch.no_grad():  # a fusion may have weights
         draws = said.posterior().rsample(DRAWS, generator=trained.model.generator(training.seed))
     fit_prior(trained.model, draws, training, progress)
-    if training.conditionals != "none":
+    if training.unimodal_posteriors != "none":
         fit_conditionals(trained.model, dataset, said, training, progress, items)
     trained.model.eval()
 
 
 def fit_prior(model: MultimodalVAE, draws: torch.Tensor, training: TrainingConfig, progress: bool = False) -> None:
-    """Fit what `training.fitted_prior` names, of at most `training.components` parts, to draws [S, N, D] of all items.
+    """Fit what `training.fitted_prior` names, of at most `fitted_components` parts, to draws [S, N, D] of all items.
 
     How many parts, and when a flow is good enough, is chosen by the log-density of a tenth of them, drawn at random; a
     mixture is then fitted to all. With fewer than 2 LEAST items no tenth is large enough to choose by: it is then a
     mixture, of as many parts as `fit_mixture` allows.
     """
-    size, items = training.components, np.random.default_rng(training.seed).permutation(draws.shape[1])
+    size, items = training.fitted_components, np.random.default_rng(training.seed).permutation(draws.shape[1])
     held, others = np.split(items, [len(items) // 10])
     if draws.shape[1] >= 2 * LEAST:
         fitted = model.fit_prior(draws[:, others], size, training.seed, progress, draws[:, held], training.fitted_prior)
@@ -235,8 +236,8 @@ def fit_conditionals(
     `mmseqvae.training.pseudo_labels`.
     """
     _fit_each(model, said, training, progress)
-    if training.sure is not None:
-        whole = with_pseudo_labels(model, dataset, said, training.sure, items, training.seed)
+    if training.pseudo_label_threshold is not None:
+        whole = with_pseudo_labels(model, dataset, said, training.pseudo_label_threshold, items, training.seed)
         if len(whole.like) > len(said.like):
             _fit_each(model, whole, training, progress)
 
@@ -248,7 +249,9 @@ def _fit_each(model: MultimodalVAE, said: Encoded, training: TrainingConfig, pro
         if together < 2 * LEAST:
             logger.info("no conditional of %s: %d items have it and something else", name, together)
             continue
-        nats = model.fit_conditional(name, said, kind=training.conditionals, seed=training.seed, progress=progress)
+        nats = model.fit_conditional(
+            name, said, kind=training.unimodal_posteriors, seed=training.seed, progress=progress
+        )
         logger.info("conditional of %s: %.2f nats a held-out draw of the joint posterior", name, nats)
 
 
@@ -291,7 +294,8 @@ def _checkpoint_of(out: Path, noted: dict[str, Any]) -> Path | None:
     out.mkdir(parents=True, exist_ok=True)
     notes, checkpoint = out / "training.json", out / "checkpoints" / "last.ckpt"
     if checkpoint.exists():
-        there = {"processes": 1, **json.loads(notes.read_text(encoding="utf-8"))} if notes.exists() else {}
+        there = current_settings(json.loads(notes.read_text(encoding="utf-8"))) if notes.exists() else {}
+        there = {"processes": 1, **there} if there else {}
         if there != noted and {**there, "processes": noted["processes"]} == noted:
             raise ValueError(
                 f"{out} holds a training on {there['processes']} process(es), which cannot go on with "
