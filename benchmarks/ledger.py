@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mmseqvae.config.renamed import OF_OPTIONS, current, current_keys
+
 Record = dict[str, Any]
 
 
@@ -21,7 +23,7 @@ class Ledger:
         self.path, self.key = Path(path), key
 
     def records(self) -> list[Record]:
-        """All runs, in the order in which they ended.
+        """All runs, in the order in which they ended, with options by the names that they have today.
 
         Raises ValueError where a line is no JSON object or names no run.
         """
@@ -35,7 +37,7 @@ class Ledger:
                 raise ValueError(f"{self.path}, line {number} is no JSON: delete the line ({error})") from error
             if not isinstance(record, dict) or self.key not in record:
                 raise ValueError(f"{self.path}, line {number} names no {self.key!r}: delete the line")
-            found.append(record)
+            found.append({**record, self.key: _today(record[self.key])})
         return found
 
     def find(self, run: Record) -> Record | None:
@@ -70,4 +72,14 @@ class Ledger:
 def _read_back(run: Record) -> Record:
     """As it stands in the file: tuples are lists there."""
     found: Record = json.loads(json.dumps(run))
+    return found
+
+
+def _today(run: Any) -> Any:
+    """A run with the options by the names that they have today: the file is a record and keeps those of its time."""
+    if not isinstance(run, dict):
+        return run
+    found = {current(name): _today(value) for name, value in run.items()}
+    if "options" in run and run.get("objective") == OF_OPTIONS:
+        found["options"] = current_keys("objective.options", run["options"])
     return found

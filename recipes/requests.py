@@ -124,14 +124,14 @@ def prepare_manifest(folder: Path, data_dir: Path | None = None, skewed: bool = 
 TEXT = TextConfig(units="words", least=4)
 JUDGED = TextConfig(units="words", least=2)  # as the n-gram model reads requests, which judges samples
 MODEL = ModelConfig(
-    latent=32, prior="mixture", prior_components=50, rnn="gru", token_embedding=64, token_encoder=64,
+    latent=32, prior="mixture", prior_components=50, cell="gru", token_embedding=64, token_encoder=64,
     token_decoder=96, dropout=0.2, input_dropout=0.1,
 )  # fmt: skip
 OBJECTIVE = ObjectiveConfig(
     name="jmvae", options={"alpha": 0.1}, token_weight=1.0, beta_warm_up=800, free_bits_item=4.5
 )  # fmt: skip
 TRAINING = TrainingConfig(
-    pretraining=2, epochs=10, learning_rate=3e-3, prior_rate=5.0, ema=0.99, conditionals="none", threads=1
+    pretraining=2, epochs=10, learning_rate=3e-3, prior_rate=5.0, ema_decay=0.99, unimodal_posteriors="none", threads=1
 )  # fmt: skip
 LANGUAGE_MODEL = {"dropout": 0.2, "input_dropout": 0.1}  # sizes are those of the VAE's decoder
 PATIENCE = 3  # epochs, of the language model

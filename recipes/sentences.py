@@ -83,12 +83,12 @@ def prepare_manifest(folder: Path, text: Path, valid: Path | None = None, test: 
 # ------------------------------------------------------------------------------------ model, training, evaluation
 
 MODEL = ModelConfig(
-    latent=32, prior="standard", rnn="lstm", bidirectional=False, token_embedding=256, token_encoder=256,
+    latent=32, prior="standard", cell="lstm", bidirectional=False, token_embedding=256, token_encoder=256,
     token_decoder=256, dropout=0.5, input_dropout=0.0,
 )  # fmt: skip
 OBJECTIVE = ObjectiveConfig(name="elbo", token_weight=1.0, free_bits_item=8.0)
 TRAINING = TrainingConfig(
-    pretraining=10, epochs=40, batch_size=32, learning_rate=1e-3, patience=5, conditionals="none", threads=1
+    pretraining=10, epochs=40, batch_size=32, learning_rate=1e-3, patience=5, unimodal_posteriors="none", threads=1
 )
 WARM_UP = 10  # epochs
 SHOWN = 100  # sampled sentences that are written to a file

@@ -9,8 +9,8 @@ modality each; here both directions are in both splits alike. Its five tasks are
 steps dropped, the last and the first quarter extrapolated, and the last three quarters of y from x; and y from x alone.
 Of a CSV each column is a modality, an empty cell is a hole, and the last windows in time are the test.
 
-A hole is a frame of NaN. Nothing reads or scores it, and training hides more (`TrainingConfig.gaps`), so that the
-posterior of a prefix or of a series with holes is one that was learnt.
+A hole is a frame of NaN. Nothing reads or scores it, and training hides more (`TrainingConfig.span_masking`), so that
+the posterior of a prefix or of a series with holes is one that was learnt.
 
 Measured on the 400 test spirals (`python -m recipes.series`, seed 0, 2026-11-26, 7 minutes of training on a busy
 core), squared error of the mean to the spiral without noise, on the steps that are hidden, beside the last value and a
@@ -136,7 +136,14 @@ MODEL = ModelConfig(
 )  # fmt: skip
 OBJECTIVE = ObjectiveConfig(beta_warm_up=200, options={"coordination": 0.1})
 TRAINING = TrainingConfig(
-    epochs=150, batch_size=100, learning_rate=4e-3, warm_up=50, gaps=0.7, components=20, conditionals="none", ema=0.99
+    epochs=150,
+    batch_size=100,
+    learning_rate=4e-3,
+    warm_up=50,
+    span_masking=0.7,
+    fitted_components=20,
+    unimodal_posteriors="none",
+    ema_decay=0.99,
 )
 
 

@@ -63,7 +63,7 @@ def to_gpu(batch: dict[str, Sequence]) -> dict[str, Sequence]:
 @pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("kind", CELLS)
 def test_posteriors_likelihoods_and_gradients_are_those_of_a_cpu(kind: str, missing: bool) -> None:
-    model = model_of(replace(CONFIG, rnn=kind))
+    model = model_of(replace(CONFIG, cell=kind))
     twin, batch, z = copy.deepcopy(model).cuda(), batch_of(missing), torch.randn(3, B, 4)
 
     def total(model: MultimodalVAE, batch: dict[str, Sequence], z: Tensor) -> Tensor:
@@ -144,7 +144,9 @@ def test_a_training_from_files_to_draws(precision: str, tmp_path: Path) -> None:
     small = ModelConfig(
         latent=4, token_embedding=8, token_encoder=8, token_decoder=16, frame_encoder=8, frame_decoder=16
     )
-    settings = TrainingConfig(epochs=30, batch_size=8, warm_up=2, components=3, learning_rate=1e-2, precision=precision)
+    settings = TrainingConfig(
+        epochs=30, batch_size=8, warm_up=2, fitted_components=3, learning_rate=1e-2, precision=precision
+    )
     trained = fit(read(tmp_path), tmp_path / "run", model=small, training=settings, progress=False)
     trained.model.cuda()
     drawn = [trained.generate(text=word, want="move", samples=8, seed=0)["move"] for word in ("low", "high")]

@@ -28,7 +28,7 @@ MODEL = ModelConfig(
     latent=4, token_embedding=8, token_encoder=8, token_decoder=8, frame_encoder=8, frame_inputs=8, frame_decoder=8,
     input_dropout=0.0, input_noise=0.0, prior_components=3,
 )  # fmt: skip
-TRAINING = TrainingConfig(epochs=2, batch_size=4, warm_up=2, components=2, conditionals="none", threads=1)
+TRAINING = TrainingConfig(epochs=2, batch_size=4, warm_up=2, fitted_components=2, unimodal_posteriors="none", threads=1)
 
 
 def make(folder: Path, train: int = TRAIN, valid: int = VALID) -> None:
@@ -59,7 +59,7 @@ def exact(folder: Path, out: str, batch_size: int) -> None:
         torch.randn = lambda *size, **how: torch.zeros(*size, dtype=how.get("dtype"))  # type: ignore[assignment]
         Column.batch = double  # type: ignore[method-assign]
         module.model_from = lambda *how: model_from(*how).double()  # type: ignore[assignment]
-        settings = replace(TRAINING, batch_size=batch_size, l2=0.01, clip=10.0)
+        settings = replace(TRAINING, batch_size=batch_size, l2=0.01, gradient_clip=10.0)
         fit(read(folder), folder / out, model=MODEL, training=settings, progress=False)
     finally:
         torch.randn, Column.batch, module.model_from = randn, batch, model_from  # type: ignore[method-assign]

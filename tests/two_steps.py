@@ -41,7 +41,7 @@ def runs_and_runs_again(name: str, made: dict[str, Any], tmp_path: Path, capsys:
     assert f"python -m {name}" in recipe.__doc__
     assert {"out", "cache_dir", "seed", "training"} <= inspect.signature(recipe.main).parameters.keys()
     out = tmp_path / "run"
-    settings = TrainingConfig(epochs=2, batch_size=24, components=2, threads=1)
+    settings = TrainingConfig(epochs=2, batch_size=24, fitted_components=2, threads=1)
     arguments = {"model": TINY, **made, "out": out, "cache_dir": tmp_path / "cache"}
 
     with pytest.MonkeyPatch.context() as patch:

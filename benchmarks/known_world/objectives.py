@@ -77,7 +77,7 @@ class Run:
 
 
 def coordinated(c: float, draws: int = 1, fusion: str = "poe", prior: str = "mixture", **settings: Any) -> Run:
-    options = {"coordination": c, "draws": draws, "own": 0.0} | settings.pop("options", {})
+    options = {"coordination": c, "draws": draws, "self_reconstruction": 0.0} | settings.pop("options", {})
     return Run("coordinated", fusion, prior, options=options, **settings)
 
 
@@ -94,7 +94,7 @@ RUNS: dict[str, Run] = {
     "TELBO": Run("telbo", "joint"),
     "JNF": Run("elbo", "joint", conditional="flow"),
     "CVAE, t to a": Run("cvae", "joint"),
-    "CRMVAE": coordinated(1.0, prior="standard", options={"tokens": 0.0, "own": 1.0}),
+    "CRMVAE": coordinated(1.0, prior="standard", options={"token_reconstruction": 0.0, "self_reconstruction": 1.0}),
     "DMVAE": Run("dmvae", private=2),
     "MMVAE+": Run("mmvae_plus", "moe", private=2),
     "coordinated 1": coordinated(1.0, prior="standard"),
@@ -114,31 +114,31 @@ RUNS: dict[str, Run] = {
     "coordinated 0.3, prior learnt, mixtures given m": coordinated(0.3, conditional="mixture"),
     "coordinated 0.1, prior learnt, mixtures given m": coordinated(0.1, conditional="mixture"),
     "coordinated 0.3, own 0.3, prior learnt, mixtures given m": coordinated(
-        0.3, conditional="mixture", options={"own": 0.3}
+        0.3, conditional="mixture", options={"self_reconstruction": 0.3}
     ),
     "coordinated 0.1, own 0.3, prior learnt, mixtures given m": coordinated(
-        0.1, conditional="mixture", options={"own": 0.3}
+        0.1, conditional="mixture", options={"self_reconstruction": 0.3}
     ),
     "coordinated 0.03, own 0.3, prior learnt, mixtures given m": coordinated(
-        0.03, conditional="mixture", options={"own": 0.3}
+        0.03, conditional="mixture", options={"self_reconstruction": 0.3}
     ),
     "coordinated 0.1, own 0.1, prior learnt, mixtures given m": coordinated(
-        0.1, conditional="mixture", options={"own": 0.1}
+        0.1, conditional="mixture", options={"self_reconstruction": 0.1}
     ),
     "coordinated 1.0, own 0.3, prior learnt, mixtures given m": coordinated(
-        1.0, conditional="mixture", options={"own": 0.3}
+        1.0, conditional="mixture", options={"self_reconstruction": 0.3}
     ),
     "coordinated 0.1, own 1.0, prior learnt, mixtures given m": coordinated(
-        0.1, conditional="mixture", options={"own": 1.0}
+        0.1, conditional="mixture", options={"self_reconstruction": 1.0}
     ),
     "coordinated 0.1, own 0.3, 2 draws, prior learnt, mixtures given m": coordinated(
-        0.1, 2, conditional="mixture", options={"own": 0.3}
+        0.1, 2, conditional="mixture", options={"self_reconstruction": 0.3}
     ),
     "coordinated 0.1, own 0.3, 5 draws, prior learnt, mixtures given m": coordinated(
-        0.1, 5, conditional="mixture", options={"own": 0.3}
+        0.1, 5, conditional="mixture", options={"self_reconstruction": 0.3}
     ),
     "coordinated 0.03, own 0.3, 5 draws, prior learnt, mixtures given m": coordinated(
-        0.03, 5, conditional="mixture", options={"own": 0.3}
+        0.03, 5, conditional="mixture", options={"self_reconstruction": 0.3}
     ),
     "coordinated 0.3, 2 draws, prior learnt, mixtures given m": coordinated(0.3, 2, conditional="mixture"),
     "coordinated 0.3, 5 draws, prior learnt, mixtures given m": coordinated(0.3, 5, conditional="mixture"),

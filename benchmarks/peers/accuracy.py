@@ -142,7 +142,7 @@ class Bench:
         from mmseqvae.evaluation.summary import likelihood
         from mmseqvae.training.trainer import fit
 
-        plan = replace(recipe.TRAINING, seed=seed, threads=1, components=COMPONENTS)
+        plan = replace(recipe.TRAINING, seed=seed, threads=1, fitted_components=COMPONENTS)
         rows = len(self.train)
         with tempfile.TemporaryDirectory() as folder:
             pace = seconds_of(lambda: fit(self.corpus, Path(folder, "probe"), training=replace(plan, epochs=2))) / 2

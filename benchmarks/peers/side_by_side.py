@@ -155,7 +155,7 @@ def race(bench: Bench, pair: Pair, seed: int, seconds: float) -> Record:
         settings = TrainingConfig(batch_size=BATCH, learning_rate=LEARNING_RATE, seed=seed)
         module = TrainingModule(ours, pair.objective, settings, rescaling(shapes), ALWAYS)
         lightning.Trainer(
-            accelerator="cpu", devices=1, max_epochs=ALWAYS, gradient_clip_val=settings.clip, logger=False,
+            accelerator="cpu", devices=1, max_epochs=ALWAYS, gradient_clip_val=settings.gradient_clip, logger=False,
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
             use_distributed_sampler=False, callbacks=[turns],
         ).fit(module, make_loader(bench.corpus.datasets["train"], BATCH, seed=seed))  # fmt: skip

@@ -33,7 +33,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 # nowhere (widths, learning rate, warm-ups) is the library's: where that changes, remove the lines made before.
 BASE: dict[str, Any] = {
     "model.fusion": "poe", "model.prior": "standard", "model.latent": 32,
-    "objective.beta": 1.0, "objective.token_weight": 40.0, "training.conditionals": "none",
+    "objective.beta": 1.0, "objective.token_weight": 40.0, "training.unimodal_posteriors": "none",
 }  # fmt: skip
 
 
@@ -49,9 +49,13 @@ def row(objective: str, fusion: str = "poe", prior: str = "standard", **options:
 PRIVATE = {"model.latent": 16, "model.private": 16}
 
 # Flexible q(z | x_m), fitted after the training of the row without.
-AFTER_MIXTURE, AFTER_FLOW = {"training.conditionals": "mixture"}, {"training.conditionals": "flow"}
+AFTER_MIXTURE, AFTER_FLOW = {"training.unimodal_posteriors": "mixture"}, {"training.unimodal_posteriors": "flow"}
 
-TIED = {"coordination": 0.3, "draws": 1, "own": 0.3}  # options of `coordinated` that are the library's defaults
+TIED = {
+    "coordination": 0.3,
+    "draws": 1,
+    "self_reconstruction": 0.3,
+}  # the library's defaults
 
 
 def tied(fusion: str = "poe", prior: str = "standard", **options: Any) -> dict[str, Any]:
@@ -74,15 +78,15 @@ ROWS: dict[str, dict[str, Any]] = {
     "telbo": row("telbo", "joint"),
     "jnf": row("elbo", "joint") | AFTER_FLOW,
     "cvae": row("cvae", "joint"),
-    "crmvae": tied(tokens=0.0, own=1.0, coordination=1.0),
+    "crmvae": tied(token_reconstruction=0.0, self_reconstruction=1.0, coordination=1.0),
     "dmvae": row("dmvae") | PRIVATE,
     "mmvae-plus": row("mmvae_plus", "moe") | PRIVATE,
     "coordinated": tied(),
     "coordinated-1": tied(coordination=1.0),
     "coordinated-0.1": tied(coordination=0.1),
     "coordinated-two-draws": tied(draws=2),
-    "coordinated-no-own": tied(own=0.0),
-    "coordinated-cross": tied(cross=0.1),
+    "coordinated-no-own": tied(self_reconstruction=0.0),
+    "coordinated-cross": tied(cross_reconstruction=0.1),
     "coordinated-detached": tied(detach=True),
     "coordinated-generalised": tied("generalised-poe"),
     "coordinated-attention": tied("attention"),
@@ -93,7 +97,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "vamp-50": tied(prior="vamp-50"),
     "mixture-100": tied(prior="mixture-100"),
     "default": tied(prior="mixture-100") | AFTER_MIXTURE,
-    "no-own-mixture-100-after-mixture": tied(prior="mixture-100", own=0.0) | AFTER_MIXTURE,
+    "no-own-mixture-100-after-mixture": tied(prior="mixture-100", self_reconstruction=0.0) | AFTER_MIXTURE,
     "mixture-100-after-flow": tied(prior="mixture-100") | AFTER_FLOW,
     "mixture-40-after-mixture": tied(prior="mixture-40") | AFTER_MIXTURE,
     "mixture-100-joint-after-mixture": tied("joint", "mixture-100") | AFTER_MIXTURE,

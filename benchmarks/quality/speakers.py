@@ -145,8 +145,9 @@ def classified(run: Run, corpus: Corpus) -> Record:
     module.total_steps = len(loader) * setup.training.epochs
     with tempfile.TemporaryDirectory() as folder:
         lightning.Trainer(
-            accelerator="cpu", devices=1, max_epochs=setup.training.epochs, gradient_clip_val=setup.training.clip,
-            use_distributed_sampler=False, enable_model_summary=False, enable_progress_bar=False, logger=False,
+            accelerator="cpu", devices=1, max_epochs=setup.training.epochs,
+            gradient_clip_val=setup.training.gradient_clip, use_distributed_sampler=False, enable_model_summary=False,
+            enable_progress_bar=False, logger=False,
             callbacks=callbacks_of(Path(folder), setup.training, module.total_steps, False), num_sanity_val_steps=0,
         ).fit(module, loader)  # fmt: skip
     trained = Trained(module.model.eval(), corpus.front_ends, {}, setup.model)

@@ -79,7 +79,7 @@ class Setup:
     @property
     def plain(self) -> Setup:
         """Without what is fitted after training."""
-        return replace(self, training=replace(self.training, conditionals="none", sure=None))
+        return replace(self, training=replace(self.training, unimodal_posteriors="none", pseudo_label_threshold=None))
 
 
 # ------------------------------------------------------------------------------------------------------- training
@@ -157,7 +157,7 @@ def shortened(setup: Setup, rows: int, epochs: int, seed: int) -> Setup:
         ),
         training=replace(
             training, epochs=left, warm_up=min(training.warm_up, steps // WARM_UPS["learning rate"]),
-            components=1,  # priors are fitted with the judging
+            fitted_components=1,  # priors are fitted with the judging
             seed=seed, threads=1,
         ),
     )  # fmt: skip
@@ -188,7 +188,7 @@ def seconds_an_item(module: TrainingModule, dataset: SequenceDataset) -> float:
             started = time.process_time()
         optimizer.zero_grad()
         (module.penalty() - module.terms(batch).objective.mean()).backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), config.clip)
+        torch.nn.utils.clip_grad_norm_(module.parameters(), config.gradient_clip)
         optimizer.step()
     return (time.process_time() - started) / sum(len(next(iter(batch.values()))) for batch in batches)
 
@@ -203,7 +203,7 @@ def judged(
     """All figures of a model trained on `train`, on `dataset`: what judges hear, likelihoods, the latent."""
     model = trained.model.eval()
     said = encoded(model, train)
-    if setup.training.conditionals != "none":
+    if setup.training.unimodal_posteriors != "none":
         fit_conditionals(model, train, said, replace(setup.training, seed=seed))
     tokenizer = trained.front_ends["text"]
     assert isinstance(tokenizer, Tokenizer)

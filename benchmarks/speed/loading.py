@@ -159,7 +159,7 @@ def training_step(dataset: SequenceDataset, steps: int, seed: int) -> float:
         started = time.process_time()
         optimizer.zero_grad()
         (-objective(model, batch).objective.mean()).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), recipe.TRAINING.clip)
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.TRAINING.gradient_clip)
         optimizer.step()
         times.append(time.process_time() - started)
     return median(times[1:])

@@ -8,11 +8,14 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, auto_cli
 from jsonargparse._core import ArgumentGroup  # the class of every group, which has no public name
+
+from mmseqvae.config.renamed import current
 
 ERRORS = (ValueError, OSError, ModuleNotFoundError)  # what a user can mend; anything else keeps its traceback
 
@@ -27,9 +30,10 @@ def run(commands: Callable[..., Any] | dict[str, Any], args: list[str] | None = 
     logging.getLogger("mmseqvae").setLevel(logging.INFO)
     for chatty in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    words = [_hyphens(word) for word in (sys.argv[1:] if args is None else args)]
+    several = list(commands.values()) if isinstance(commands, dict) else [commands]
+    named = set().union(*(_named(get_type_hints(command)) for command in several))
+    words = [_spelt(word, named) for word in (sys.argv[1:] if args is None else args)]
     words = [re.sub(r"^--from(?==|$)", "--start", word) for word in words]  # a name that Python keeps to itself
-    several = commands.values() if isinstance(commands, dict) else [commands]
     words = _gathered(words, set().union(*map(_lists, several)))
     try:
         return auto_cli(commands, args=words, parser_class=Parser, prog=prog)
@@ -104,6 +108,37 @@ def _lists(command: Callable[..., Any]) -> set[str]:
 def _hyphens(word: str) -> str:
     """--data_dir=a_b -> --data-dir=a_b."""
     return re.sub(r"^--[\w.]+", lambda option: option[0].replace("_", "-"), word)
+
+
+def _spelt(word: str, named: set[str]) -> str:
+    """An option with hyphens and under the name that it has today: --model.rnn=gru -> --model.cell=gru.
+
+    What follows one of the options `named` is a name of the user's and stays as it is.
+    """
+    option, equals, value = word.partition("=")
+    if not re.match(r"--[A-Za-z]", option):
+        return word
+    plain = option[2:].replace("-", "_")
+    prefix = next((known for known in named if plain.startswith(f"{known}.")), "")
+    if prefix == "objective.options":  # the arguments of a function
+        option = f"--{plain}"
+    if (today := current(plain)) != plain:
+        new = f"--{today}" if prefix else _hyphens(f"--{today}")
+        print(f"warning: {option} is now called {new}; the next release will not know the old name", file=sys.stderr)
+        option = new
+    end = len(prefix) + 2 if prefix else None
+    return _hyphens(option[:end]) + (option[end:] if prefix else "") + equals + value
+
+
+def _named(kinds: Mapping[str, Any]) -> set[str]:
+    """Options of type dict, whose parts have names of the user's: objective.weights of --objective.weights.text."""
+    found = set()
+    for name, kind in kinds.items():
+        if get_origin(kind) is dict:
+            found.add(name)
+        elif is_dataclass(kind):
+            found |= {f"{name}.{part}" for part in _named(get_type_hints(kind))}
+    return found
 
 
 def _message(error: Exception) -> str:

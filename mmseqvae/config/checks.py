@@ -11,3 +11,9 @@ def at_least(least: int, prefix: str, numbers: Mapping[str, float | None]) -> No
     for name, value in numbers.items():
         if value is not None and not least <= value < math.inf:
             raise ValueError(f"{prefix}{name} must be at least {least}, got {value}")
+
+
+def share(name: str, value: float | None, kind: str = "share") -> None:
+    """Raise ValueError for what does not lie between 0 and 1; None stands for no number."""
+    if value is not None and not 0 <= value <= 1:
+        raise ValueError(f"{name} is a {kind}, between 0 and 1, got {value}")

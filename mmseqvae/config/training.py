@@ -4,117 +4,140 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mmseqvae.config.checks import at_least
+from mmseqvae.config.checks import at_least, share
 from mmseqvae.config.data import AugmentConfig
+from mmseqvae.config.renamed import OF_OPTIONS, accepts_old_names, warned_keys
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is maximised; see `mmseqvae.objectives`.
+    """What training maximises; see `mmseqvae.objectives`.
 
-    name: of an objective. options: what it takes besides beta, free bits and weights, such as {"coordination": 0.5}.
-    beta: weight of the KL to the prior; above 1 it brings the latents of the data closer to N(0, I), whose draws then
-    make matching pairs more often. beta_schedule: "linear" from a tenth of beta or "sigmoid", over beta_warm_up steps,
-    or "cyclical", from 0 up and then constant, beta_cycles times in the training. target_kl: nats of the joint KL that
-    beta is adapted to, between 0 and `beta`, instead of a schedule. free_bits: nats a latent dimension that cost the
-    same; free_bits_item: nats an item.
-    token_weight: weight of every token modality's reconstruction; a word is a few nats beside a thousand of log-mels.
-    by_dimension: weigh all modalities by their size instead, the largest one 1 and another as many times more as it is
-    smaller; the size is the mean number of steps times the channels of one. weights: {modality: weight}, over both.
-
-    Raises ValueError for numbers that are negative or not finite.
+    Raises:
+        ValueError: for numbers that are negative or not finite.
     """
 
     name: str = "coordinated"
+    """Name of the objective; docs/sharing.md lists them all."""
     options: dict[str, bool | int | float | str] = field(default_factory=dict)
+    """What this objective takes besides beta, free bits and weights, such as {"coordination": 0.5}."""
     beta: float = 1.0
+    """Weight of the KL to the prior; above 1 it brings the latents of the data closer to N(0, I), whose draws then make
+    matching pairs more often."""
     beta_schedule: str = "linear"
+    """How beta is reached: "linear" from a tenth of beta or "sigmoid", both over beta_warm_up steps, or "cyclical",
+    from 0 up and then constant, beta_cycles times in the training."""
     beta_warm_up: int = 600
+    """Steps until beta is reached, of the schedules linear and sigmoid."""
     beta_cycles: int = 4
+    """How many times the schedule cyclical starts again."""
     target_kl: float | None = None
+    """Nats of the joint KL that beta is adapted to, between 0 and `beta`, in place of a schedule."""
     free_bits: float = 0.0
+    """Nats of a latent dimension up to which its KL costs the same."""
     free_bits_item: float = 0.0
+    """Nats of an item up to which its KL costs the same."""
     token_weight: float = 40.0
+    """Weight of the reconstruction of every token modality: a word is a few nats beside a thousand of log-mels."""
     by_dimension: bool = False
+    """Weigh all modalities by their size instead: the largest one 1, another as many times more as it is smaller. The
+    size is the mean number of steps times the channels of one step."""
     weights: dict[str, float] = field(default_factory=dict)
+    """Weights of the reconstruction of single modalities, {modality: weight}; they go before the two above."""
 
     def __post_init__(self) -> None:
         names = ("beta", "beta_warm_up", "target_kl", "free_bits", "free_bits_item", "token_weight")
         at_least(0, "objective.", {name: getattr(self, name) for name in names})
         at_least(0, "objective.weights.", self.weights)
         at_least(1, "objective.", {"beta_cycles": self.beta_cycles})
+        if self.name == OF_OPTIONS:
+            object.__setattr__(self, "options", warned_keys("objective.options", self.options, 3))
 
 
+@accepts_old_names("training")
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How long and how fast.
+    """How long and how fast a model is trained, and what is fitted afterwards; see `mmseqvae.training`.
 
-    pretraining: epochs as a plain autoencoder (beta 0) before `epochs`, after which the decoders start anew and so do
-    the schedules: the posterior is far from the prior before the decoder learns to do without it. epochs; batch_size:
-    items of a step, on each process. frames_per_batch: most steps of all modalities, padding included, that a step may
-    have instead, on each process; see `mmseqvae.data.sampler`. sampling: "plain", every item once an epoch; or as many
-    draws, with every label as often as every other ("balanced"), in proportion to the square root of how often it is
-    there ("square-root"), or with the manifest's column `weight` ("weights"). sampling_column: whose values are these
-    labels, `label` or the name of one of the labels or covariates. learning_rate: peak of Adam, warmed up over warm_up
-    steps, then half a cosine down to 2 %; prior_rate: how many times that a prior learnt with the model gets, whose
-    parts must keep up with the codes. gaps: share of sequences of which a stretch is hidden from encoders and decoders,
-    anew in every batch: the end, the beginning, a part in the middle or single steps, so that posteriors of prefixes
-    and of series with holes are learnt (`mmseqvae.training.span_masking`). augment: noise and masks on what encoders
-    read of recordings. clip: largest norm of the gradient, in nats an item. l1, l2: penalties on the weight matrices,
-    l1 sum |w| and l2 / 2 sum w^2, in nats. ema: decay of the averaged weights that are kept, 0 to keep the last ones.
-    patience: epochs without improvement of `monitor` before stopping, the weights being then those of the best epoch;
-    None to never stop early and keep the last ones. monitor: "valid/elbo" or another logged quantity that should rise.
-    checkpoint_steps: steps between checkpoints within an epoch, None for one at its end only; from either a training
-    goes on as if nothing had been. fitted_prior: the "mixture" fitted to training posteriors at the end, or a "flow"
-    that starts from it, takes longer and fits better; components: of it at most, how many being chosen by a tenth of
-    the items; fitted_items: to at most so many training items, drawn at random, None for all. conditionals: "mixture"
-    or "flow" fits a flexible q(z | x_m) of every modality at the end, which answers where that modality is alone;
-    "none" leaves the encoders' own. sure: the least probability of the words that the model would write for an item
-    that lacks them, for it to count as a pair there (`mmseqvae.training.pseudo_labels`); None to leave them out.
-    precision: "32-true", or "bf16-mixed": matrix products in bf16, states, sums and nats in float32. seed: of
-    everything random. threads: of torch, None for its own choice.
-
-    Raises ValueError for numbers out of their range.
+    Raises:
+        ValueError: for numbers out of their range.
     """
 
     pretraining: int = 0
+    """Epochs as a plain autoencoder (beta 0) before `epochs`, after which decoders and schedules start anew: the
+    posterior is then far from the prior before the decoder learns to do without it."""
     epochs: int = 130
+    """How many times training goes through the training set."""
     batch_size: int = 64
+    """Items of a step, on each process."""
     frames_per_batch: int | None = None
+    """Most steps of all modalities that a batch has instead, padding included, on each process; see
+    `mmseqvae.data.sampler`."""
     sampling: str = "plain"
+    """How often items come: "plain", every item once an epoch; or as many draws, with every label as often as every
+    other ("balanced"), in proportion to the square root of how often it is there ("square-root"), or by the manifest's
+    column `weight` ("weights")."""
     sampling_column: str = "label"
+    """Column of these labels: `label` or the name of one of the labels or covariates."""
     learning_rate: float = 2e-3
+    """Highest learning rate of Adam, reached after warm_up steps; then half a cosine goes down to 2 % of it."""
     prior_rate: float = 10.0
+    """Learning rate of a prior that is learnt with the model, as a factor: its parts must keep up with the codes."""
     warm_up: int = 100
-    gaps: float = 0.0
+    """Steps until the learning rate is at its highest."""
+    span_masking: float = 0.0
+    """Share of sequences of which a part is hidden from encoders and decoders, anew in every batch: the end, the
+    beginning, a part in the middle or single steps. Posteriors of prefixes and of series with holes are learnt so; see
+    `mmseqvae.training.span_masking`."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    clip: float = 1000.0
+    """Noise and masks on what encoders read of recordings."""
+    gradient_clip: float = 1000.0
+    """Largest norm of the gradient, in nats an item."""
     l1: float = 0.0
+    """Penalty l1 sum |w| on the weight matrices, in nats."""
     l2: float = 0.0
-    ema: float = 0.998
+    """Penalty l2 / 2 sum w^2 on the weight matrices, in nats."""
+    ema_decay: float = 0.998
+    """Decay of the exponential moving average of the weights, which is what is kept; 0 keeps the last weights."""
     patience: int | None = None
+    """Epochs without improvement of `monitor` after which training stops and keeps the weights of the best epoch; None
+    never stops early and keeps the last ones."""
     monitor: str = "valid/elbo"
+    """What patience watches: a logged quantity that should rise."""
     checkpoint_steps: int | None = None
+    """Steps between checkpoints within an epoch; None for one at its end only. From either a training goes on as if
+    nothing had been."""
     fitted_prior: str = "mixture"
-    components: int = 50
+    """What is fitted to the training posteriors at the end: a "mixture", or a "flow" that starts from it, takes longer
+    and fits better."""
+    fitted_components: int = 50
+    """Most Gaussians of the fitted prior; a tenth of the items chooses how many."""
     fitted_items: int | None = 100_000
-    conditionals: str = "mixture"
-    sure: float | None = 0.9
+    """Most training items that it is fitted to, drawn at random; None for all."""
+    unimodal_posteriors: str = "mixture"
+    """Flexible q(z | x_m) of every modality, fitted at the end, which answer where that modality is alone: "mixture" or
+    "flow"; "none" leaves those of the encoders."""
+    pseudo_label_threshold: float | None = 0.9
+    """Least probability of the words that the model would write for an item without words, for the two to count as a
+    pair when unimodal posteriors are fitted (`mmseqvae.training.pseudo_labels`); None leaves such items out."""
     precision: str = "32-true"
+    """"32-true", or "bf16-mixed": matrix products in bf16; states, sums and nats in float32."""
     seed: int = 0
+    """Seed of everything random."""
     threads: int | None = None
+    """Threads of torch; None for its own choice."""
 
     def __post_init__(self) -> None:
         least = {
-            0: ("pretraining", "learning_rate", "prior_rate", "warm_up", "clip", "l1", "l2", "ema", "patience"),
-            1: ("epochs", "batch_size", "frames_per_batch", "checkpoint_steps", "components", "threads"),
+            0: ("pretraining", "learning_rate", "prior_rate", "warm_up", "gradient_clip", "l1", "l2", "ema_decay",
+                "patience"),
+            1: ("epochs", "batch_size", "frames_per_batch", "checkpoint_steps", "fitted_components", "threads"),
             2: ("fitted_items",),
-        }
+        }  # fmt: skip
         for floor, names in least.items():
             at_least(floor, "training.", {name: getattr(self, name) for name in names})
-        if self.ema >= 1:
-            raise ValueError(f"training.ema must be below 1, or the averaged weights never change; got {self.ema}")
-        if self.sure is not None and not 0 <= self.sure <= 1:
-            raise ValueError(f"training.sure is a probability, between 0 and 1, or None; got {self.sure}")
-        if not 0 <= self.gaps <= 1:
-            raise ValueError(f"training.gaps is a share of sequences, between 0 and 1, got {self.gaps}")
+        if self.ema_decay >= 1:
+            told = f"training.ema_decay must be below 1, or the averaged weights never change; got {self.ema_decay}"
+            raise ValueError(told)
+        share("training.pseudo_label_threshold", self.pseudo_label_threshold, "probability")
+        share("training.span_masking", self.span_masking, "share of sequences")

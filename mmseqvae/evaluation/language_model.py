@@ -73,11 +73,11 @@ def build_language_model(corpus: Corpus, name: str, config: ModelConfig) -> Lang
     tokenizer = corpus.front_ends.get(name)
     if not isinstance(tokenizer, Tokenizer):
         raise ValueError(f"a language model needs a modality of tokens, which {name} is not")
-    longest = int(config.longest * max(int(d.lengths(name).max()) for d in corpus.datasets.values() if len(d))) + 1
+    longest = max(int(dataset.lengths(name).max()) for dataset in corpus.datasets.values() if len(dataset))
     return LanguageModel(
-        tokenizer.vocabulary_size, end=tokenizer.end_id, max_steps=longest, embedding=config.token_embedding,
-        hidden=config.token_decoder, kind=config.rnn, layers=config.layers, dropout=config.dropout,
-        input_dropout=config.input_dropout,
+        tokenizer.vocabulary_size, end=tokenizer.end_id, max_steps=int(config.max_steps_factor * longest) + 1,
+        embedding=config.token_embedding, hidden=config.token_decoder, kind=config.cell, layers=config.layers,
+        dropout=config.dropout, input_dropout=config.input_dropout,
     )  # fmt: skip
 
 
@@ -86,11 +86,11 @@ def fit_language_model(
 ) -> tuple[LanguageModel, dict[str, Any]]:
     """The language model of the tokens `name` that is best on the split valid, and what it took.
 
-    config: token_embedding, token_decoder, rnn, layers, dropout, input_dropout and longest, as VAEs have them.
-    training: epochs, batch_size, learning_rate, warm_up, clip, ema, patience, seed and threads, as `fit` uses them; the
-    weights that are kept, averaged where `ema` is set, are those of the epoch with the least nats on valid. Returns the
-    model and {"epochs": run, "best_epoch", "valid_nll"}. Raises ValueError where the modality is not of
-    tokens, or train or valid have nothing of it.
+    config: token_embedding, token_decoder, cell, layers, dropout, input_dropout and max_steps_factor, as VAEs have
+    them. training: epochs, batch_size, learning_rate, warm_up, gradient_clip, ema_decay, patience, seed and threads, as
+    `fit` uses them; the weights that are kept, averaged where `ema_decay` is set, are those of the epoch with the least
+    nats on valid. Returns the model and {"epochs": run, "best_epoch", "valid_nll"}. Raises ValueError where the
+    modality is not of tokens, or train or valid have nothing of it.
     """
     torch.manual_seed(training.seed)
     model = build_language_model(corpus, name, config)
@@ -106,7 +106,7 @@ def fit_language_model(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: warm_up_then_cosine(step, training.warm_up, steps)
     )
-    decay = min(training.ema, max(0.0, 1 - 10 / steps))
+    decay = min(training.ema_decay, max(0.0, 1 - 10 / steps))
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
     best, best_epoch, kept = math.inf, 0, model
     epoch = 0
@@ -117,7 +117,7 @@ def fit_language_model(
             loss = -model.log_prob(batch[name]).mean()
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), training.clip)
+            nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip)
             optimizer.step()
             schedule.step()
             if averaged is not None:

@@ -7,10 +7,10 @@
 
 A decoder is run over what is known with the truth as its past, and then on its own: whatever z says, a forecast goes on
 from the prefix. What z says comes from an encoder that was trained on whole sequences, and a prefix is not one. Two
-remedies: train with `TrainingConfig.gaps`, so that encoders see prefixes and series with holes too and learn *their*
-posterior (the bound is then that of the observed steps, holes being neither read nor scored); and `proposals`, which
-weighs several z by how well the decoder explains what is known. With many proposals the distribution is the decoder's
-own whatever the encoder believes.
+remedies: train with `TrainingConfig.span_masking`, so that encoders see prefixes and series with holes too and learn
+*their* posterior (the bound is then that of the observed steps, holes being neither read nor scored); and
+`proposals`, which weighs several z by how well the decoder explains what is known. With many proposals the distribution
+is the decoder's own whatever the encoder believes.
 """
 
 from __future__ import annotations

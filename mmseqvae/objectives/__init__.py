@@ -14,7 +14,7 @@ names besides. What the papers call a model is a fusion and an objective here:
 | TELBO (Vedantam et al. 2018) | joint | telbo |
 | JNF (Senellart et al. 2023) | joint | elbo, conditionals fitted after training |
 | CVAE (Sohn et al. 2015) | joint or poe | cvae |
-| CRMVAE (Suzuki & Matsuo 2023) | poe | coordinated with tokens=0, own=1, coordination=1 |
+| CRMVAE (Suzuki & Matsuo 2023) | poe | coordinated with token_reconstruction=0, self_reconstruction=1, coordination=1 |
 | DMVAE (Lee & Pavlovic 2021) | poe, private latents | dmvae |
 | MMVAE+ (Palumbo et al. 2023) | moe, private latents | mmvae_plus |
 """

@@ -24,9 +24,9 @@ def coordinated(
     free_bits_item: float = 0.0,
     weights: Weights = None,
     coordination: float = 0.3,
-    tokens: float = 1.0,
-    own: float = 0.3,
-    cross: float = 0.0,
+    token_reconstruction: float = 1.0,
+    self_reconstruction: float = 0.3,
+    cross_reconstruction: float = 0.0,
     detach: bool = False,
     draws: int = 1,
 ) -> Terms:
@@ -38,20 +38,21 @@ def coordinated(
     The last term is JMVAE-kl's (Suzuki et al. 2017, eq. 5), with whatever the fusion makes as joint posterior. It makes
     q(z | x_m) cover *every* latent that the full observation could have meant, so that a word keeps the variety of its
     recordings; reconstructing frames from q(z | word) instead would pull it onto one average voice. a_mn of another n
-    is `tokens` where n is a token modality, since a modality that determines them should say so, else `cross`. a_mm is
-    `own`, a little, so that the decoder can do with what that encoder says; of a token modality the larger of `own` and
-    `tokens`. detach: the joint posterior has no gradient from the last term, so that it need not give up what the
-    single modality cannot know; with a product of experts and a learnt prior that diverges, since an expert then
-    follows a product which holds it: use the fusion "joint". Terms that a single modality cannot add to (only one is
-    present in a row) are dropped for that row. draws K: of the joint posterior; with several, the first line is the
-    bound of `importance` with doubly reparameterised gradients (see there what they leave out where the posterior is a
-    mixture), which asks less of the posterior's mould and so gives up less likelihood. Not a bound, except that its
-    first line is one under the conditions of `elbo`, which is reported beside it. Raises ValueError for free bits with
-    several draws, which have no KL of their own. With tokens 0, own 1, coordination 1 and draws 1 it is CRMVAE (Suzuki
+    is `token_reconstruction` where n is a token modality, since a modality that determines them should say so, else
+    `cross_reconstruction`. a_mm is `self_reconstruction`, a little, so that the decoder can do with what that encoder
+    says; of a token modality the larger of `self_reconstruction` and `token_reconstruction`. detach: the joint
+    posterior has no gradient from the last term, so that it need not give up what the single modality cannot know; with
+    a product of experts and a learnt prior that diverges, since an expert then follows a product which holds it: use
+    the fusion "joint". Terms that a single modality cannot add to (only one is present in a row) are dropped for that
+    row. draws K: of the joint posterior; with several, the first line is the bound of `importance` with doubly
+    reparameterised gradients (see there what they leave out where the posterior is a mixture), which asks less of the
+    posterior's mould and so gives up less likelihood. Not a bound, except that its first line is one under the
+    conditions of `elbo`, which is reported beside it. Raises ValueError for free bits with several draws, which have no
+    KL of their own. With token_reconstruction 0, self_reconstruction 1, coordination 1 and draws 1 it is CRMVAE (Suzuki
     & Matsuo 2023) but for that paper's common factor 1 / (M + 1). The default c is small because a Gaussian q(z | x_m)
     is a poor mould: what it cannot hold, the joint posterior should not give up; `mmseqvae.priors.unimodal_posteriors`
-    fits what can. It is as much as `own`, because what that term asks of single posteriors has to be held by something
-    (docs/sharing.md).
+    fits what can. It is as much as `self_reconstruction`, because what that term asks of single posteriors has to be
+    held by something (docs/sharing.md).
     """
     check_weights(model, weights)
     encoded = model.encode(batch)
@@ -71,8 +72,8 @@ def coordinated(
 
     def share(source: str, written: str) -> float:
         if source == written:
-            return max(own, tokens) if writes_tokens(written) else own
-        return tokens if writes_tokens(written) else cross
+            return max(self_reconstruction, token_reconstruction) if writes_tokens(written) else self_reconstruction
+        return token_reconstruction if writes_tokens(written) else cross_reconstruction
 
     joint: dict[str, Tensor] = {}
     alone = {name: torch.zeros_like(shared[0, 0, :, 0]) for name in singles}
@@ -120,7 +121,7 @@ def jmvae(
     """
     return coordinated(
         model, batch, beta=beta, free_bits=free_bits, free_bits_item=free_bits_item, weights=weights,
-        coordination=alpha, tokens=0.0, own=0.0,
+        coordination=alpha, token_reconstruction=0.0, self_reconstruction=0.0,
     )  # fmt: skip
 
 

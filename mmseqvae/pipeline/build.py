@@ -214,4 +214,4 @@ def frame_modality(channels: int, longest: int, config: ModelConfig, conditions:
 
 
 def _recurrent(config: ModelConfig) -> dict[str, Any]:
-    return {"kind": config.rnn, "layers": config.layers, "dropout": config.dropout}
+    return {"kind": config.cell, "layers": config.layers, "dropout": config.dropout}

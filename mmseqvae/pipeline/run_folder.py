@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from mmseqvae.config.renamed import current_settings
 from mmseqvae.files import replacing, write_json
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.priors.base import Prior
@@ -55,7 +56,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         if version == 1:  # a mixture was all that could be fitted
             state["fitted"] = {"kind": "mixture", "components": state["components"]}
             state["conditionals"] = {}
-        return {"windows": {}, **state}
+        return {"windows": {}, **current_settings(state)}
 
 
 def make_room(model: MultimodalVAE, settings: dict[str, Any]) -> None:

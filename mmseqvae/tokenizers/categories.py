@@ -48,6 +48,11 @@ class Labels(Tokenizer):
         """A label -> [2] int64: its number and `</s>`. Raises as `train` does."""
         return super().encode(_filled(text))
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """The number of every label, `</s>` and `<unk>` included."""
+        return {name.removeprefix(" "): number for name, number in self._vocabulary.items()}
+
     def unknown(self, text: str) -> Counter[str]:
         """The label, once, if the vocabulary lacks it."""
         return Counter([text] if self.encode(text)[0] == self.unknown_id else [])

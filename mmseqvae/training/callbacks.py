@@ -24,9 +24,9 @@ def callbacks_of(out: Path, training: TrainingConfig, steps: int, progress: bool
     ]
     if training.checkpoint_steps is not None:
         chosen.append(_Within(out / "checkpoints", training.checkpoint_steps))
-    if training.ema:
+    if training.ema_decay:
         # an average over more than a tenth of a short training would still hold its first weights
-        chosen.append(EMAWeightAveraging(decay=min(training.ema, max(0.0, 1 - 10 / steps))))
+        chosen.append(EMAWeightAveraging(decay=min(training.ema_decay, max(0.0, 1 - 10 / steps))))
     if training.patience is not None:
         chosen.append(_Patience(training))
     if progress:

@@ -32,19 +32,19 @@ def fit_densities(
     with torch.no_grad():  # a fusion may have weights
         draws = said.posterior().rsample(DRAWS, generator=model.generator(training.seed))
     fit_prior(model, draws, training, progress)
-    if training.conditionals != "none":
+    if training.unimodal_posteriors != "none":
         fit_conditionals(model, dataset, said, training, progress, items)
     model.eval()
 
 
 def fit_prior(model: MultimodalVAE, draws: torch.Tensor, training: TrainingConfig, progress: bool = False) -> None:
-    """Fit what `training.fitted_prior` names, of at most `training.components` parts, to draws [S, N, D] of all items.
+    """Fit what `training.fitted_prior` names, of at most `fitted_components` parts, to draws [S, N, D] of all items.
 
     How many parts, and when a flow is good enough, is chosen by the log-density of a tenth of them, drawn at random; a
     mixture is then fitted to all. With fewer than 2 LEAST items no tenth is large enough to choose by: it is then a
     mixture, of as many parts as `fit_mixture` allows.
     """
-    size, items = training.components, np.random.default_rng(training.seed).permutation(draws.shape[1])
+    size, items = training.fitted_components, np.random.default_rng(training.seed).permutation(draws.shape[1])
     held, others = np.split(items, [len(items) // 10])
     if draws.shape[1] >= 2 * LEAST:
         fitted = model.fit_prior(draws[:, others], size, training.seed, progress, draws[:, held], training.fitted_prior)
@@ -67,8 +67,8 @@ def fit_conditionals(
     `mmseqvae.training.pseudo_labels`.
     """
     _fit_each(model, said, training, progress)
-    if training.sure is not None:
-        whole = with_pseudo_labels(model, dataset, said, training.sure, items, training.seed)
+    if training.pseudo_label_threshold is not None:
+        whole = with_pseudo_labels(model, dataset, said, training.pseudo_label_threshold, items, training.seed)
         if len(whole.like) > len(said.like):
             _fit_each(model, whole, training, progress)
 
@@ -80,5 +80,7 @@ def _fit_each(model: MultimodalVAE, said: Encoded, training: TrainingConfig, pro
         if together < 2 * LEAST:
             logger.info("no conditional of %s: %d items have it and something else", name, together)
             continue
-        nats = model.fit_conditional(name, said, kind=training.conditionals, seed=training.seed, progress=progress)
+        nats = model.fit_conditional(
+            name, said, kind=training.unimodal_posteriors, seed=training.seed, progress=progress
+        )
         logger.info("conditional of %s: %.2f nats a held-out draw of the joint posterior", name, nats)

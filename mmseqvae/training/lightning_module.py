@@ -86,7 +86,7 @@ class TrainingModule(lightning.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         rows = _rows(batch)
         batch = batch if rows else self.stand_in(self.trainer.train_dataloader)
-        terms = self.terms(mask_spans(batch, self.training_config.gaps))
+        terms = self.terms(mask_spans(batch, self.training_config.span_masking))
         numbers = self.numbers(terms)
         if self.target is not None and not self.pretraining:
             sums = torch.stack([terms.kl.detach().sum() * bool(rows), terms.kl.new_full((), rows)])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmseqvae.config import AugmentConfig, ModelConfig, ObjectiveConfig, TrainingConfig
+from mmseqvae.config.renamed import current_settings
 from mmseqvae.files import replacing, write_json
 from mmseqvae.pipeline.run_folder import CONFIG, WEIGHTS
 
@@ -88,7 +89,7 @@ def training_seconds(out: Path) -> float | None:
 def _settings_in(out: Path) -> dict[str, Any]:
     if not (out / SETTINGS).exists():
         raise ValueError(f"{out} holds a training whose {SETTINGS} is gone: choose another --out, or delete the folder")
-    return {"processes": 1, **json.loads((out / SETTINGS).read_text(encoding="utf-8"))}
+    return {"processes": 1, **current_settings(json.loads((out / SETTINGS).read_text(encoding="utf-8")))}
 
 
 def _refuse_others(out: Path, there: Mapping[str, Any], noted: Mapping[str, Any]) -> None:

@@ -102,7 +102,7 @@ def fit(
     drawn = datasets["train"]  # what steps of training see
     if training.augment.on or drawn.speeds:
         drawn = Augmented(drawn, corpus.front_ends, training.augment, training.seed)
-    room = (config or ModelConfig()).longest
+    room = (config or ModelConfig()).max_steps_factor
     longest = {
         name: int(room * max(int(d.lengths(name).max()) for d in [drawn, *datasets.values()])) + 1
         for name, end in corpus.front_ends.items()
@@ -145,7 +145,7 @@ def fit(
     trainer = lightning.Trainer(
         accelerator="auto", max_epochs=training.pretraining + training.epochs,
         precision=training.precision,  # type: ignore[arg-type]
-        gradient_clip_val=training.clip, use_distributed_sampler=False,
+        gradient_clip_val=training.gradient_clip, use_distributed_sampler=False,
         enable_model_summary=False, enable_progress_bar=progress, default_root_dir=out,
         logger=TensorBoardLogger(out, name="", version="tensorboard") if logger is None else logger,
         callbacks=[*callbacks_of(out, training, steps, progress), clock, *callbacks],
@@ -213,7 +213,7 @@ def check_settings(model: ModelConfig, objective: ObjectiveConfig, training: Tra
         ("beta_schedule", objective.beta_schedule, BETA_SCHEDULES),
         ("precision", training.precision, PRECISIONS),
         ("fitted_prior", training.fitted_prior, tuple(FITTED)),
-        ("conditionals", training.conditionals, ("none", *KINDS)),
+        ("unimodal_posteriors", training.unimodal_posteriors, ("none", *KINDS)),
     ):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")

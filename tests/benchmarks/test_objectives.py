@@ -136,7 +136,11 @@ def test_the_budget_counts_pretraining_and_bounds_warm_ups() -> None:
 def test_seeds_share_a_pace_and_what_comes_after_training_shares_the_training() -> None:
     run = {"row": "a", "settings": {"objective.name": "elbo"}, "seed": 0, "seconds": 9.0, "draws": 1, "pairs": 1}
     out = Path("out")
-    after = run | {"row": "b", "settings": {"objective.name": "elbo", "training.conditionals": "flow"}, "draws": 2}
+    after = run | {
+        "row": "b",
+        "settings": {"objective.name": "elbo", "training.unimodal_posteriors": "flow"},
+        "draws": 2,
+    }
     assert trial.folder_of(out, run) == trial.folder_of(out, after)
     assert trial.folder_of(out, run) != trial.folder_of(out, run | {"seed": 1})
     assert trial.folder_of(out, run) != trial.folder_of(out, run | {"share": 0.1})

@@ -32,7 +32,7 @@ def test_every_prior_of_a_finished_model_has_its_line(
     cache, models = recordings.parent / "cache", tmp_path / "models"
     corpus = prepare(recipe.prepare_fsdd(cache, recordings), audio=recipe.AUDIO, cache_dir=cache)
     run = models / "spoken_digits-fsdd-7"
-    fit(corpus, run, model=MODEL, training=TrainingConfig(epochs=1, batch_size=16, components=2), progress=False)
+    fit(corpus, run, model=MODEL, training=TrainingConfig(epochs=1, batch_size=16, fitted_components=2), progress=False)
     write_text(run / "metrics.json", "{}")
 
     benchmark.main(recordings, [7], pairs=20, models=models, cache_dir=cache, results=tmp_path)

@@ -51,7 +51,7 @@ def test_medians_meet_or_miss_their_bars() -> None:
 
 
 def test_a_table_of_sentences_is_made_from_a_text_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    how = replace(sentences.recipe.TRAINING, pretraining=0, epochs=1, batch_size=8, components=2)
+    how = replace(sentences.recipe.TRAINING, pretraining=0, epochs=1, batch_size=8, fitted_components=2)
     objective = sentences.recipe.OBJECTIVE
     sentences.main(
         text=poems(tmp_path / "poems"), name="poems", units="characters", seeds=[3], out=tmp_path / "runs",

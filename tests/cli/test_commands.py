@@ -23,7 +23,7 @@ TINY = [
     "--audio.sample-rate=8000", "--audio.n-fft=256", "--audio.hop-length=128", "--audio.n-mels=12",
     "--model.latent=4", "--model.token-encoder=8", "--model.token-decoder=8", "--model.token-embedding=4",
     "--model.frame-encoder=8", "--model.frame-decoder=8", "--model.frame-inputs=8",
-    "--training.epochs=2", "--training.batch-size=8", "--training.components=2", "--training.threads=1",
+    "--training.epochs=2", "--training.batch-size=8", "--training.fitted_components=2", "--training.threads=1",
     "--frames", "motion", "--seed", "3",
 ]  # fmt: skip
 
@@ -127,12 +127,12 @@ def test_a_config_file_gives_what_options_do_not(tmp_path: Path) -> None:
         seen.append((model, skip_bad, tokens or []))
 
     file = tmp_path / "run.yaml"
-    file.write_text("model:\n  latent: 5\n  rnn: tanh\nskip_bad: true\ntokens: [a]\n", encoding="utf-8")
+    file.write_text("model:\n  latent: 5\n  cell: tanh\nskip_bad: true\ntokens: [a]\n", encoding="utf-8")
     run(command, ["--config", str(file), "--model.latent", "7"])
     run(command, ["--config", str(file), "--tokens", "b", "c d", "--model.token_encoder", "9"])
     assert seen == [
-        (ModelConfig(7, rnn="tanh"), True, ["a"]),
-        (ModelConfig(5, rnn="tanh", token_encoder=9), True, ["b", "c d"]),
+        (ModelConfig(7, cell="tanh"), True, ["a"]),
+        (ModelConfig(5, cell="tanh", token_encoder=9), True, ["b", "c d"]),
     ]
 
 
@@ -166,7 +166,10 @@ def test_bad_rows_stop_the_training_or_are_listed(
         (["MANIFEST", "--objective.weights", '{"smell": 2}', *TINY], "smell"),
         (["MANIFEST", "--epoch", "3"], "--epoch"),
         (["nowhere.csv", "--training.epochs", "0"], "training.epochs must be at least 1, got 0"),  # before it is read
-        (["nowhere.csv", "--objective.options.own", "much"], "the option own of coordinated must be of type float"),
+        (
+            ["nowhere.csv", "--objective.options.self_reconstruction", "much"],
+            "the option self_reconstruction of coordinated must be of type float",
+        ),
         (["nowhere.csv", "--model.fusion", "sum"], "fusion must be one of poe, "),
     ],
 )

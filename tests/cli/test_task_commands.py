@@ -13,7 +13,7 @@ from mmseqvae.cli.commands import main
 TINY = [
     "--model.latent=3", "--model.token-encoder=6", "--model.token-decoder=6", "--model.token-embedding=4",
     "--model.frame-encoder=6", "--model.frame-decoder=6", "--model.frame-inputs=4", "--training.epochs=2",
-    "--training.batch-size=8", "--training.components=2", "--training.threads=1", "--training.gaps=0.5",
+    "--training.batch-size=8", "--training.fitted_components=2", "--training.threads=1", "--training.span_masking=0.5",
     "--frames", "pulse", "--labels", "kind",
 ]  # fmt: skip
 

@@ -241,7 +241,8 @@ def test_a_loader_goes_on_within_an_epoch(corpus: Corpus) -> None:
 
 def train(corpus: Corpus, out: Path, **options: Any) -> dict[str, torch.Tensor]:
     how = TrainingConfig(**{
-        "epochs": 2, "batch_size": 4, "components": 1, "conditionals": "none", "checkpoint_steps": 1, **options,
+        "epochs": 2, "batch_size": 4, "fitted_components": 1, "unimodal_posteriors": "none",
+        "checkpoint_steps": 1, **options,
     })  # fmt: skip
     return dict(fit(corpus, out, model=SMALL, training=how, progress=False).model.state_dict())
 
@@ -249,7 +250,7 @@ def train(corpus: Corpus, out: Path, **options: Any) -> dict[str, torch.Tensor]:
 def test_a_training_that_was_cut_within_an_epoch_goes_on_to_the_bit(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = train(corpus, tmp_path / "whole", augment=ALL, gaps=0.3)
+    whole = train(corpus, tmp_path / "whole", augment=ALL, span_masking=0.3)
     step, taken = TrainingModule.training_step, itertools.count()
 
     def power_cut(self: TrainingModule, batch: Any, index: int) -> torch.Tensor:
@@ -259,12 +260,12 @@ def test_a_training_that_was_cut_within_an_epoch_goes_on_to_the_bit(
 
     monkeypatch.setattr(TrainingModule, "training_step", power_cut)
     with pytest.raises(RuntimeError, match="power cut"):
-        train(corpus, tmp_path / "cut", augment=ALL, gaps=0.3)
+        train(corpus, tmp_path / "cut", augment=ALL, span_masking=0.3)
     monkeypatch.undo()
     assert torch.load(tmp_path / "cut" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 7
-    after = train(corpus, tmp_path / "cut", augment=ALL, gaps=0.3)
+    after = train(corpus, tmp_path / "cut", augment=ALL, span_masking=0.3)
     assert all(torch.equal(whole[name], after[name]) for name in whole)
-    other = train(corpus, tmp_path / "other", gaps=0.3)
+    other = train(corpus, tmp_path / "other", span_masking=0.3)
     assert not all(torch.equal(whole[name], other[name]) for name in whole)
 
 

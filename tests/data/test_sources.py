@@ -22,7 +22,7 @@ WORDS = ["one", "two", "三", "أربعة", "five", "six"]
 TINY = ["--audio.sample-rate=8000", "--audio.n-fft=256", "--audio.hop-length=100", "--audio.n-mels=20",
         "--model.latent=2", "--model.token-encoder=4", "--model.token-decoder=4", "--model.token-embedding=3",
         "--model.frame-encoder=4", "--model.frame-decoder=4", "--model.frame-inputs=4", "--training.epochs=1",
-        "--training.batch-size=3", "--training.components=1", "--training.threads=1"]  # fmt: skip
+        "--training.batch-size=3", "--training.fitted_components=1", "--training.threads=1"]  # fmt: skip
 
 
 def waves() -> list[np.ndarray]:

@@ -17,7 +17,7 @@ from mmseqvae.recipe import language_model_or_load
 from mmseqvae.sequence import Sequence
 
 CONFIG = ModelConfig(token_embedding=5, token_decoder=6, input_dropout=0.0)
-TRAINING = TrainingConfig(epochs=30, batch_size=8, learning_rate=0.03, warm_up=5, ema=0.9, threads=1)
+TRAINING = TrainingConfig(epochs=30, batch_size=8, learning_rate=0.03, warm_up=5, ema_decay=0.9, threads=1)
 
 
 def sequences(items: list[list[int]]) -> Sequence:

@@ -153,7 +153,10 @@ def test_decoders_learn_alike_from_both_gradients() -> None:
 @pytest.mark.parametrize("fusion", [poe, moe])
 def test_coordinated_draws_without_coordination_are_the_importance_bound(fusion) -> None:
     found = []
-    for objective, options in ((coordinated, {"coordination": 0.0, "tokens": 0.0, "own": 0.0}), (importance, {})):
+    for objective, options in (
+        (coordinated, {"coordination": 0.0, "token_reconstruction": 0.0, "self_reconstruction": 0.0}),
+        (importance, {}),
+    ):
         model = build(fusion=fusion)
         torch.manual_seed(5)
         terms = objective(model, batch(), draws=3, beta=0.7, **options)

@@ -404,7 +404,11 @@ def test_frozen_decoders_learn_from_the_joint_bound_alone() -> None:
         ("best", {}, "objective must be one of"),
         ("elbo", {"coordination": 1.0}, "elbo has no option 'coordination'; it has none"),
         ("coordinated", {"coordination": -1.0}, "coordination of coordinated must be at least 0 and finite, got -1.0"),
-        ("coordinated", {"own": float("nan")}, "own of coordinated must be at least 0 and finite, got nan"),
+        (
+            "coordinated",
+            {"self_reconstruction": float("nan")},
+            "self_reconstruction of coordinated must be at least 0 and finite, got nan",
+        ),
         ("jmvae", {"aplha": 1.0}, "it has alpha"),
         ("coordinated", {"detach": 1}, "detach of coordinated must be of type bool"),
         ("mvae", {"subsets": 1.5}, "subsets of mvae must be of type int"),

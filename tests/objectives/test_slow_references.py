@@ -44,8 +44,8 @@ def telbo(slow: Slow, beta: float, weights: dict[str, float], single: float = 1.
 
 
 def coordinated(
-    slow: Slow, beta: float, weights: dict[str, float], coordination: float = 0.3, tokens: float = 1.0,
-    own: float = 0.3, cross: float = 0.0, detach: bool = False, draws: int = 1,
+    slow: Slow, beta: float, weights: dict[str, float], coordination: float = 0.3, token_reconstruction: float = 1.0,
+    self_reconstruction: float = 0.3, cross_reconstruction: float = 0.0, detach: bool = False, draws: int = 1,
 ) -> list[float]:  # fmt: skip
     totals = elbo(slow, beta, weights) if draws == 1 else importance(slow, beta, weights, draws)
     for name in slow.readers:
@@ -54,16 +54,16 @@ def coordinated(
             if slow.adds([name], i):
                 for written in slow.full:
                     if written != name:
-                        share = tokens if written in TOKENS else cross
+                        share = token_reconstruction if written in TOKENS else cross_reconstruction
                     else:
-                        share = max(own, tokens) if written in TOKENS else own
+                        share = max(self_reconstruction, token_reconstruction * (written in TOKENS))
                     totals[i] += share * slow.scores(i, z, weights, [written])
                 totals[i] -= coordination * slow.kl(slow.joint[i], slow.single[name][i])
     return totals
 
 
 def jmvae(slow: Slow, beta: float, weights: dict[str, float], alpha: float = 0.1) -> list[float]:
-    return coordinated(slow, beta, weights, coordination=alpha, tokens=0.0, own=0.0)
+    return coordinated(slow, beta, weights, coordination=alpha, token_reconstruction=0.0, self_reconstruction=0.0)
 
 
 def crmvae(slow: Slow) -> list[float]:
@@ -168,8 +168,12 @@ CASES: list[tuple[str, dict, dict]] = [
     ("telbo", {"single": 0.3, "frozen": False}, {"components": 4}),
     ("coordinated", {}, {}),
     ("coordinated", {"coordination": 0.5}, {"components": 4}),
-    ("coordinated", {"tokens": 0.2, "own": 0.7, "cross": 0.1, "detach": True}, {"label_reads": True}),
-    ("coordinated", {"own": 1.5}, {}),
+    (
+        "coordinated",
+        {"token_reconstruction": 0.2, "self_reconstruction": 0.7, "cross_reconstruction": 0.1, "detach": True},
+        {"label_reads": True},
+    ),
+    ("coordinated", {"self_reconstruction": 1.5}, {}),
     ("coordinated", {"draws": 3}, {"components": 4}),
     ("jmvae", {}, {}),
     ("jmvae", {"alpha": 2.0}, {"fusion": poe_without_base}),
@@ -206,7 +210,9 @@ def test_the_objective_is_the_slow_one(
 def test_crmvae_is_a_case_of_the_default() -> None:
     model = build(label_reads=True)
     torch.manual_seed(5)
-    found = OBJECTIVES["coordinated"](model, batch(), tokens=0.0, own=1.0, coordination=1.0)
+    found = OBJECTIVES["coordinated"](
+        model, batch(), token_reconstruction=0.0, self_reconstruction=1.0, coordination=1.0
+    )
     torch.manual_seed(5)
     assert found.objective.tolist() == pytest.approx(crmvae(Slow(model, batch())), abs=1e-10)
 

@@ -26,7 +26,7 @@ from mmseqvae.priors.unimodal_posteriors import Conditional
 from mmseqvae.tokenizers.characters import Tokenizer
 
 SMALL = ModelConfig(
-    latent=3, rnn="lstm", token_embedding=4, token_encoder=6, token_decoder=6, frame_encoder=6, frame_inputs=5,
+    latent=3, cell="lstm", token_embedding=4, token_encoder=6, token_decoder=6, frame_encoder=6, frame_inputs=5,
     frame_decoder=6, scale="predicted",
 )  # fmt: skip
 WORDS = ["one", "two", "näh"]
@@ -88,7 +88,7 @@ def assert_same(one: dict[str, list[Any]], other: dict[str, list[Any]]) -> None:
 
 @pytest.mark.parametrize("components", [0, 4])
 @pytest.mark.parametrize(
-    "config", [SMALL, ModelConfig(latent=2, private=1, rnn="tanh", bidirectional=False, reduction=1, scale="fixed")]
+    "config", [SMALL, ModelConfig(latent=2, private=1, cell="tanh", bidirectional=False, reduction=1, scale="fixed")]
 )
 def test_what_was_saved_is_loaded_to_the_bit(config: ModelConfig, components: int, tmp_path: Path) -> None:
     before = untrained(config, components)

@@ -183,7 +183,7 @@ def test_labelled_sounds_run_too(tmp_path: Path, capsys: pytest.CaptureFixture[s
         for label in ("dog", "rain")
         for split, number in {"train": 10, "valid": 1, "test": 1}.items()
     }
-    training = TrainingConfig(epochs=1, batch_size=16, components=1, conditionals="none", threads=1)
+    training = TrainingConfig(epochs=1, batch_size=16, fitted_components=1, unimodal_posteriors="none", threads=1)
     clotho.main(data_dir=folder, out=tmp_path / "run", cache_dir=tmp_path / "cache", model=TINY, training=training)
     assert "measured on 2 sounds of test" in capsys.readouterr().out
 

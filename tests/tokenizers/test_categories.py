@@ -286,7 +286,7 @@ def test_labels_and_covariates_are_saved_and_loaded(untrained: Trained, tmp_path
 
 def test_training_classifies_and_generates_by_label_and_covariate(corpus: Corpus, tmp_path: Path) -> None:
     """Classification is cross-modal generation; what a covariate says need not be in the latent."""
-    training = TrainingConfig(epochs=20, batch_size=8, warm_up=2, components=2, learning_rate=2e-2, threads=1)
+    training = TrainingConfig(epochs=20, batch_size=8, warm_up=2, fitted_components=2, learning_rate=2e-2, threads=1)
     trained = fit(corpus, tmp_path / "run", model=SMALL, training=training, progress=False)
     assert trained.longest.keys() == {"move"}
     for mood, level in (("low", 0), ("high", 4)):
@@ -302,7 +302,7 @@ def test_training_classifies_and_generates_by_label_and_covariate(corpus: Corpus
 
 def test_covariates_of_one_model_are_labels_of_another(manifest: Path, tmp_path: Path) -> None:
     corpus = get(manifest, labels=["mood", "place"], covariates=[])
-    training = TrainingConfig(epochs=1, batch_size=20, components=2, threads=1)
+    training = TrainingConfig(epochs=1, batch_size=20, fitted_components=2, threads=1)
     trained = fit(corpus, tmp_path / "run", model=SMALL, training=training, progress=False)
     assert trained.model.readable == ["move", "mood", "place"]
     assert not trained.model.covariates
@@ -312,7 +312,7 @@ def test_covariates_of_one_model_are_labels_of_another(manifest: Path, tmp_path:
 # The command line
 
 TINY = ["--model.latent=3", "--model.frame-encoder=4", "--model.frame-decoder=4", "--training.epochs=1",
-        "--training.batch-size=20", "--training.components=2", "--training.threads=1"]  # fmt: skip
+        "--training.batch-size=20", "--training.fitted_components=2", "--training.threads=1"]  # fmt: skip
 
 
 def test_commands_take_labels_and_covariates(

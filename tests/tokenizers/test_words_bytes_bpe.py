@@ -271,7 +271,7 @@ def test_columns_have_units_of_their_own(manifest: Path) -> None:
 
 TINY = ["--model.latent=2", "--model.token-encoder=4", "--model.token-decoder=4", "--model.token-embedding=3",
         "--training.epochs=1", "--training.batch-size=5",
-        "--training.components=1", "--training.threads=1"]  # fmt: skip
+        "--training.fitted_components=1", "--training.threads=1"]  # fmt: skip
 
 
 @pytest.mark.parametrize(

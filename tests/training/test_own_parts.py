@@ -1,4 +1,4 @@
-"""Networks of the user's own: trained by fit, killed, resumed, loaded; they generate, embed, are evaluated and drawn."""
+"""Networks of the user's own: trained by fit, killed, resumed, loaded; they generate, embed and are evaluated."""
 
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,12 @@ def own_model(info: CorpusInfo) -> MultimodalVAE:
     return MultimodalVAE({"text": text, "move": move}, MeanOfTwo(), HeavyTails(LATENT))
 
 
+def renamed(info: CorpusInfo, text: str, move: str) -> MultimodalVAE:
+    """The same networks with other names for what they read and write."""
+    model = own_model(info)
+    return MultimodalVAE({text: model.modality("text"), move: model.modality("move")})
+
+
 def rows(words: tuple[str, ...], number: int, seed: int = 0) -> list[dict[str, Any]]:
     random = np.random.default_rng(seed)
     made = []
@@ -215,18 +221,18 @@ def test_an_own_run_says_what_it_needs(corpus: Corpus, tmp_path: Path) -> None:
             r"does not know the columns move: train on corpus.only\('text'\)",
         ),
         (
-            lambda info: MultimodalVAE({"text": own_model(info).modality("text"), "film": own_model(info).modality("move")}),
+            lambda info: renamed(info, "text", "film"),
             "the model knows film, which the corpus lacks; it has text, move",
         ),
         (
-            lambda info: MultimodalVAE({"move": own_model(info).modality("text"), "text": own_model(info).modality("move")}),
+            lambda info: renamed(info, "move", "text"),
             "the decoder of move writes tokens, but move holds frames",
         ),
         (lambda info: info.channels("text"), "text is no column of frames"),
         (lambda info: info.vocabulary("speech"), "speech is no column of tokens"),
     ],
 )  # fmt: skip
-def test_a_model_that_does_not_fit_is_told_before_training(build: Any, message: str, corpus: Corpus, tmp_path: Path) -> None:  # fmt: skip
+def test_a_model_that_does_not_fit_is_told_first(build: Any, message: str, corpus: Corpus, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         fit(corpus, tmp_path / "run", model=build, training=QUICK, progress=False)
     assert not (tmp_path / "run").exists()

@@ -77,12 +77,12 @@ def test_conditionals_are_fitted_to_completed_items_too(dataset: SequenceDataset
     answers = {}
     for sure in (None, 0.9, 0.999):
         model = model_that_writes(0.99)
-        fit_conditionals(model, dataset, encoded(model, dataset), TrainingConfig(sure=sure))
+        fit_conditionals(model, dataset, encoded(model, dataset), TrainingConfig(pseudo_label_threshold=sure))
         answers[sure] = model.posterior(text).mean
     torch.testing.assert_close(answers[None], answers[0.999], rtol=0, atol=0)
     assert not torch.allclose(answers[None], answers[0.9], atol=1e-3)
 
 
 def test_a_probability_is_asked_for() -> None:
-    with pytest.raises(ValueError, match=r"training\.sure is a probability, between 0 and 1, or None; got 1\.5"):
-        TrainingConfig(sure=1.5)
+    with pytest.raises(ValueError, match=r"pseudo_label_threshold is a probability, between 0 and 1, got 1\.5"):
+        TrainingConfig(pseudo_label_threshold=1.5)

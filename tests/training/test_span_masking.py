@@ -123,7 +123,7 @@ def test_training_hides_what_it_is_asked_to(tmp_path: Path, monkeypatch: pytest.
     batch = corpus.datasets["train"].__getitems__(range(10))
     config = ModelConfig(latent=2, frame_encoder=3, frame_decoder=3, frame_inputs=3, prior="standard")
     module = TrainingModule(
-        build(corpus.front_ends, {"pulse": 6}, config), ObjectiveConfig("elbo"), TrainingConfig(gaps=1.0), {}, 1
+        build(corpus.front_ends, {"pulse": 6}, config), ObjectiveConfig("elbo"), TrainingConfig(span_masking=1.0), {}, 1
     )
     seen: list[int] = []
     whole = module.terms
@@ -133,4 +133,4 @@ def test_training_hides_what_it_is_asked_to(tmp_path: Path, monkeypatch: pytest.
     assert seen[0] < 0.8 * seen[1]
     assert seen[1] == int(batch["pulse"].mask.sum())
     with pytest.raises(ValueError, match=r"between 0 and 1, got 1\.5"):
-        fit(corpus, tmp_path / "run", training=TrainingConfig(gaps=1.5))
+        fit(corpus, tmp_path / "run", training=TrainingConfig(span_masking=1.5))

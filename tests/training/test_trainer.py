@@ -17,6 +17,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
+from mmseqvae.config.renamed import RENAMED
 from mmseqvae.data import Corpus, SequenceDataset, make_loader, prepare
 from mmseqvae.data.dataset import Column
 from mmseqvae.distributions.gaussian import Gaussian
@@ -57,7 +58,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 def run(
     corpus: Corpus, out: Path, objective: ObjectiveConfig | None = None, model: ModelConfig = SMALL, **settings: object
 ) -> Trained:
-    training = TrainingConfig(**{"epochs": 2, "batch_size": 8, "warm_up": 2, "components": 3, **settings})  # type: ignore[arg-type]
+    training = TrainingConfig(**{"epochs": 2, "batch_size": 8, "warm_up": 2, "fitted_components": 3, **settings})  # type: ignore[arg-type]
     return fit(corpus, out, model=model, objective=objective, training=training, progress=False)
 
 
@@ -94,10 +95,21 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(corpus: Co
     assert not same(first, run(corpus, tmp_path / "c", seed=1))
 
 
+def under_old_names(settings: dict[str, Any]) -> dict[str, Any]:
+    """As the release before wrote them."""
+    back = {new: old for names in RENAMED.values() for old, new in names.items()}
+    return {
+        back.get(name, name): under_old_names(value) if isinstance(value, dict) else value
+        for name, value in settings.items()
+    }
+
+
+@pytest.mark.parametrize("by_release_before", [False, True])
 def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_release_before: bool
 ) -> None:
-    whole = run(corpus, tmp_path / "whole", epochs=4)
+    objective = ObjectiveConfig(options={"self_reconstruction": 0.5})
+    whole = run(corpus, tmp_path / "whole", objective, epochs=4)
     seed_the_epoch = TrainingModule.on_train_epoch_start
 
     def power_cut(self: TrainingModule) -> None:
@@ -107,10 +119,16 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(
 
     monkeypatch.setattr(TrainingModule, "on_train_epoch_start", power_cut)
     with pytest.raises(RuntimeError, match="power cut"):
-        run(corpus, tmp_path / "cut", epochs=4)
+        run(corpus, tmp_path / "cut", objective, epochs=4)
     monkeypatch.undo()
     assert not (tmp_path / "cut" / "model.safetensors").exists()
-    assert same(whole, run(corpus, tmp_path / "cut", epochs=4))
+    notes = tmp_path / "cut" / "training.json"
+    noted = json.loads(notes.read_text())
+    if by_release_before:
+        parts = {part: under_old_names(noted[part]) for part in ("model", "objective", "training")}
+        notes.write_text(json.dumps(noted | parts))
+        assert json.loads(notes.read_text())["objective"]["options"] == {"own": 0.5}
+    assert same(whole, run(corpus, tmp_path / "cut", objective, epochs=4))
 
 
 def test_the_prior_learns_at_a_rate_of_its_own(corpus: Corpus) -> None:
@@ -152,7 +170,7 @@ def test_parts_of_the_prior_that_are_left_behind_are_put_to_use_in_training(
 
 @pytest.mark.parametrize("fusion", ["joint", "attention", "generalised-poe", "moe"])
 def test_every_fusion_is_trained_and_gets_its_prior(corpus: Corpus, fusion: str, tmp_path: Path) -> None:
-    training = TrainingConfig(epochs=1, batch_size=32, components=2)
+    training = TrainingConfig(epochs=1, batch_size=32, fitted_components=2)
     trained = fit(corpus, tmp_path, model=replace(SMALL, fusion=fusion), training=training, progress=False)
     assert trained.model.fitted is not None
     assert same(trained, load(tmp_path))
@@ -212,7 +230,7 @@ def test_early_stopping_keeps_the_best_epoch_whether_interrupted_or_not(
     corpus: Corpus, tmp_path: Path, ema: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rate that rises until the bound gets worse: the weights are then those of the epoch before it did."""
-    how: dict[str, Any] = {"epochs": 40, "patience": 3, "learning_rate": 0.3, "warm_up": 40, "ema": ema}
+    how: dict[str, Any] = {"epochs": 40, "patience": 3, "learning_rate": 0.3, "warm_up": 40, "ema_decay": ema}
     how["objective"] = ObjectiveConfig(options={"coordination": 0.1})
     judged: dict[int, dict[str, torch.Tensor]] = {}  # the weights that were validated, by epoch
     validate = TrainingModule.validation_step
@@ -269,7 +287,7 @@ def test_gradients_are_clipped_when_the_optimiser_steps(
         return step(self, after)
 
     monkeypatch.setattr(torch.optim.Adam, "step", recorded)
-    run(corpus, tmp_path, epochs=1, clip=0.5)
+    run(corpus, tmp_path, epochs=1, gradient_clip=0.5)
     assert norms
     assert max(norms) == pytest.approx(0.5, rel=1e-3)
 
@@ -452,7 +470,7 @@ def test_pretraining_that_was_interrupted_goes_on_as_if_nothing_had_happened(
 
 def test_normalised_means_are_trained_saved_and_loaded(corpus: Corpus, tmp_path: Path) -> None:
     """After training every expert has just the spread that it is given, and running averages are on their way."""
-    settings = TrainingConfig(epochs=4, batch_size=8, warm_up=2, components=3, ema=0.0)
+    settings = TrainingConfig(epochs=4, batch_size=8, warm_up=2, fitted_components=3, ema_decay=0.0)
     trained = fit(corpus, tmp_path, model=replace(SMALL, mean_scale=0.6), training=settings, progress=False)
     assert same(trained, load(tmp_path))
     encoded = trained.model.train().encode(corpus.datasets["train"].__getitems__(range(40)))
@@ -466,11 +484,11 @@ def test_conditionals_are_fitted_after_training(
     corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Of modalities that stand beside another often enough; they answer alone, and are saved."""
-    trained = run(corpus, tmp_path / "few", conditionals="mixture")
+    trained = run(corpus, tmp_path / "few", unimodal_posteriors="mixture")
     assert not trained.model.conditionals  # 33 pairs are too few
     twice = replace_train(corpus, 2)
     with caplog.at_level("INFO"):
-        trained = run(twice, tmp_path / "run", conditionals="mixture")
+        trained = run(twice, tmp_path / "run", unimodal_posteriors="mixture")
     assert set(trained.model.conditionals) == {"text", "move"}
     assert "conditional of text" in caplog.text
     batch = {"text": corpus.datasets["train"].__getitems__([0])["text"]}
@@ -512,7 +530,11 @@ def test_posteriors_come_in_the_order_of_the_data(corpus: Corpus, tmp_path: Path
         (ObjectiveConfig(name="best"), {}, "objective must be one of"),
         (ObjectiveConfig(options={"aplha": 0.5}), {}, "has no option 'aplha'"),
         (ObjectiveConfig(beta_schedule="square"), {}, "beta_schedule must be one of"),
-        (ObjectiveConfig(), {"conditionals": "spline"}, "conditionals must be one of none, mixture, flow"),
+        (
+            ObjectiveConfig(),
+            {"unimodal_posteriors": "spline"},
+            "unimodal_posteriors must be one of none, mixture, flow",
+        ),
         (ObjectiveConfig(), {"fitted_prior": "spline"}, "fitted_prior must be one of mixture, flow"),
         (ObjectiveConfig(target_kl=0.0), {}, "target_kl"),
         (ObjectiveConfig(free_bits=0.1), {}, "free_bits counts nats a dimension"),
@@ -535,7 +557,7 @@ def test_settings_that_do_not_fit_are_told_before_training(
     ("kind", "settings", "message"),
     [
         (ModelConfig, {"private": -1}, "model.private must be at least 0, got -1"),
-        (ModelConfig, {"longest": 0.9}, "model.longest must be at least 1, got 0.9"),
+        (ModelConfig, {"max_steps_factor": 0.9}, "model.max_steps_factor must be at least 1, got 0.9"),
         (ModelConfig, {"input_dropout": 1.5}, "model.input_dropout is a share, between 0 and 1, got 1.5"),
         (ObjectiveConfig, {"beta": float("nan")}, "objective.beta must be at least 0, got nan"),
         (ObjectiveConfig, {"weights": {"text": -1.0}}, "objective.weights.text must be at least 0, got -1.0"),
@@ -543,8 +565,12 @@ def test_settings_that_do_not_fit_are_told_before_training(
         (TrainingConfig, {"epochs": 0}, "training.epochs must be at least 1, got 0"),
         (TrainingConfig, {"learning_rate": float("inf")}, "training.learning_rate must be at least 0, got inf"),
         (TrainingConfig, {"fitted_items": 1}, "training.fitted_items must be at least 2, got 1"),
-        (TrainingConfig, {"ema": 1.0}, "training.ema must be below 1"),
-        (TrainingConfig, {"gaps": 1.5}, "training.gaps is a share of sequences, between 0 and 1, got 1.5"),
+        (TrainingConfig, {"ema_decay": 1.0}, "training.ema_decay must be below 1"),
+        (
+            TrainingConfig,
+            {"span_masking": 1.5},
+            "training.span_masking is a share of sequences, between 0 and 1, got 1.5",
+        ),
     ],
 )
 def test_numbers_out_of_their_range_are_told_at_once(kind: type, settings: dict[str, object], message: str) -> None:
@@ -619,7 +645,7 @@ def test_the_fitted_prior_may_be_a_flow(corpus: Corpus, tmp_path: Path) -> None:
     draws = torch.randn(2, 400, trained.model.latent).exp()
     nats = {}
     for kind in ("mixture", "flow"):
-        fit_prior(trained.model, draws, TrainingConfig(fitted_prior=kind, components=1))
+        fit_prior(trained.model, draws, TrainingConfig(fitted_prior=kind, fitted_components=1))
         assert trained.model.fitted is not None
         nats[kind] = float(trained.model.fitted.log_prob(draws).mean())
     assert nats["flow"] > nats["mixture"]
@@ -637,7 +663,7 @@ def test_components_of_the_fitted_prior_are_chosen_by_items_held_out(corpus: Cor
 
     for n, most, expected in ((2, 16, range(2, 9)), (30, 16, (16,))):  # half as many and less are nearly as good as two
         z = clusters(n)
-        fit_prior(model, z, TrainingConfig(components=most))
+        fit_prior(model, z, TrainingConfig(fitted_components=most))
         assert isinstance(model.fitted, Mixture)
         means, density = model.fitted.means, model.fitted.log_prob(z).mean()
         assert len(means) in expected
