@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mmseqvae.model import MultimodalVAE as MultimodalVAE
     from mmseqvae.objectives import coordinated as coordinated
     from mmseqvae.objectives import elbo as elbo
+    from mmseqvae.pipeline.build import CorpusInfo as CorpusInfo
     from mmseqvae.pipeline.trained import Trained as Trained
     from mmseqvae.pipeline.trained import load as load
     from mmseqvae.sequence import Sequence as Sequence
@@ -48,6 +49,7 @@ _HOME = {
     "TokenSampling": "decoding",
     "FrameSampling": "decoding",
     "Modality": "modality",
+    "CorpusInfo": "pipeline.build",
     "MultimodalVAE": "model",
     "coordinated": "objectives",
     "elbo": "objectives",
