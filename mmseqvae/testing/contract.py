@@ -14,14 +14,14 @@ from mmseqvae.sequence import Sequence
 
 # Lengths, steps of padding behind the longest, and the share of steps that are observed
 SHAPES: list[tuple[list[int], int, float]] = [
-    ([5, 5, 5], 0, 1),  # items of one length, no padding
     ([7, 3, 1], 2, 1),  # items of several lengths, padding behind all of them
-    ([4, 0, 6, 0], 0, 1),  # missing items
-    ([8, 6, 0, 7], 2, 0.5),  # holes
-    ([3, 4], 1, 0),  # nothing but holes
+    ([5, 5, 5], 0, 1),  # items of one length, no padding
     ([4], 0, 1),  # one item
     ([0, 0, 0], 4, 1),  # every item is missing
     ([0, 0, 0], 0, 1),  # and there is not one step
+    ([4, 0, 6, 0], 0, 1),  # some items are missing
+    ([8, 6, 0, 7], 2, 0.5),  # holes
+    ([3, 4], 1, 0),  # nothing but holes
 ]
 JUNK = -(10**6)  # a token that no vocabulary has; of frames it is NaN
 MORE = 3  # steps of padding that are added
@@ -165,8 +165,8 @@ def changes(x: Sequence) -> Iterator[Change]:
         alone = slice(i, i + 1)
         seen = None if x.observed is None else x.observed[alone, :length]
         yield Change(
-            "mixes the rows of a batch", "when the row was alone, without padding",
-            "What is said about a row must depend on that row only: no statistics over the batch or over padding.",
+            "mixes the rows of a batch", f"when row {i} was alone in a batch of {length} steps",
+            "What is said about a row depends on that row only: no statistics over the batch or padding. T may be 0.",
             Sequence(x.values[alone, :length], x.lengths[alone], seen), alone,
         )  # fmt: skip
 
@@ -194,12 +194,18 @@ def check_same(what: str, found: Answer, expected: Answer, x: Sequence, when: st
 
 
 def check_finite(role: str, answer: Answer, x: Sequence) -> None:
+    if role == "encoder":
+        advice = (
+            "A missing item needs a finite answer, too: `x.lengths.clamp(min=1)` to divide by, no maximum of nothing."
+        )
+    else:
+        advice = "Give everything a chance that may be observed, or say in `batches` what may be."
     for name, value in answer.items():
         if not value.isfinite().all():
             i = int((~value.isfinite()).nonzero()[0, 0])
             raise ContractError(
-                f"the {name} of your {role} is not finite for {row(x, i)}: {value[i].tolist()}. A missing or an unseen "
-                "item needs a finite answer, too: divide by `x.lengths.clamp(min=1)`, and take no maximum of nothing."
+                f"the {name} of your {role} is not finite for {row(x, i)} of {described(x)}: {value[i].tolist()}. "
+                + advice
             )
 
 
@@ -220,7 +226,7 @@ def check_reading(role: str, part: nn.Module, ask: Ask, x: Sequence, inputs: Map
         before = ask(x, ALL)
     check_finite(role, before, x)
     for change in changes(x):
-        with told(f"your {role} {change.fault} {change.when}", change.advice):
+        with told(f"your {role} fails {change.when}", change.advice):
             found = ask(change.x, change.rows)
         expected = {name: value[change.rows] for name, value in before.items()}
         check_same(f"your {role} {change.fault}", found, expected, change.x, change.when, change.advice)
