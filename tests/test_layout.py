@@ -17,7 +17,7 @@ ROOT = Path(str(mmseqvae.__file__)).parent
 ORDER = [
     "config", "sequence", "decoding", "files", "distributed", "metrics",  # the ground: what everything may use
     "distributions", "fusion", "priors", "rnn", "encoders", "decoders", "modality", "inference", "model",  # the model
-    "objectives", "features", "tokenizers", "data", "pipeline", "training", "evaluation", "reporting",
+    "objectives", "testing", "features", "tokenizers", "data", "pipeline", "training", "evaluation", "reporting",
     "cli", "recipe", "__main__",
 ]  # fmt: skip
 ENTRIES, LINES = 30, 330  # most files and packages in mmseqvae/, most lines of a file
