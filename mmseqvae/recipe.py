@@ -25,6 +25,7 @@ from mmseqvae.files import replacing, write_json, write_text
 from mmseqvae.pipeline.run_folder import CONFIG, WEIGHTS
 from mmseqvae.pipeline.trained import Trained, load
 from mmseqvae.reporting.run_report import report
+from mmseqvae.training.threads import use_threads
 from mmseqvae.training.trainer import fit, settings
 
 
@@ -35,8 +36,7 @@ def train_or_load(
 
     Of several processes only the first goes on from here, the others end: what follows is measured once.
     """
-    if training.threads:
-        torch.set_num_threads(training.threads)
+    use_threads(training.threads)  # for what follows, too
     if not ((out / CONFIG).exists() and (out / WEIGHTS).exists()):
         started = time.monotonic()
         trained = fit(corpus, out, model=model, objective=objective, training=training)

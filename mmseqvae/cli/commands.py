@@ -89,9 +89,11 @@ def train(
     if seed is not None:
         training = replace(training, seed=seed)
     from mmseqvae.data import prepare
+    from mmseqvae.training.threads import use_threads
     from mmseqvae.training.trainer import check_settings, fit
 
     check_settings(model, objective, training)  # before any file is read
+    use_threads(training.threads)  # for the evaluation, too
     corpus = prepare(
         manifest, audio=audio, text=text, tokens=tokens or (), frames=frames or (), labels=labels or (),
         covariates=covariates or (), windows=windows, speeds=speeds or (), cache_dir=cache_dir, skip_bad=skip_bad,

@@ -72,7 +72,8 @@ class TrainingConfig:
     "none" leaves the encoders' own. sure: the least probability of the words that the model would write for an item
     that lacks them, for it to count as a pair there (`mmseqvae.training.pseudo_labels`); None to leave them out.
     precision: "32-true", or "bf16-mixed": matrix products in bf16, states, sums and nats in float32. seed: of
-    everything random. threads: of torch, None for its own choice.
+    everything random. threads: of torch, on a CPU; None for as many as OMP_NUM_THREADS, MKL_NUM_THREADS or
+    `torch.set_num_threads` say, and else one, which no other process on the machine can slow down (docs/speed.md).
 
     Raises ValueError for numbers out of their range.
     """

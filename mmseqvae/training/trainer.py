@@ -40,12 +40,14 @@ from mmseqvae.training.lightning_module import TrainingModule
 from mmseqvae.training.malloc import keep_freed_memory
 from mmseqvae.training.pseudo_labels import with_pseudo_labels
 from mmseqvae.training.schedules import BETA_SCHEDULES, TargetKL
+from mmseqvae.training.threads import threads_restored, use_threads
 
 logger = logging.getLogger(__name__)
 PRECISIONS = ("32-true", "bf16-mixed")
 DRAWS = 4  # of every posterior, that the prior is fitted to
 
 
+@threads_restored()
 def fit(
     corpus: Corpus,
     out: str | Path,
@@ -65,8 +67,7 @@ def fit(
     out = Path(out)
     model, objective, training = model or ModelConfig(), objective or ObjectiveConfig(), training or TrainingConfig()
     check_settings(model, objective, training)
-    if training.threads:
-        torch.set_num_threads(training.threads)
+    use_threads(training.threads)
     keep_freed_memory()
     lightning.seed_everything(training.seed, verbose=False)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings would bury what matters
