@@ -20,6 +20,7 @@ from mmseqvae.files import replacing, write_json, write_text
 from mmseqvae.pipeline.trained import Trained
 from mmseqvae.reporting.run_report import report
 from mmseqvae.training.run_state import settings, training_seconds
+from mmseqvae.training.threads import use_threads
 from mmseqvae.training.trainer import fit
 
 
@@ -60,6 +61,7 @@ def train_and_measure(
     lines. more: what else the figures depend on, for the record.
     """
     model, objective, training = configs
+    use_threads(training.threads)  # for what follows, too
     trained = fit(corpus, out, model=model, objective=objective, training=training)
     if not processes().first:
         raise SystemExit  # what follows is measured once

@@ -94,9 +94,11 @@ def train(
     from mmseqvae.cli.run_folder import described, load_run, measured_after, next_commands
     from mmseqvae.data import prepare
     from mmseqvae.training.run_state import training_seconds
+    from mmseqvae.training.threads import use_threads
     from mmseqvae.training.trainer import check_settings, fit
 
     check_settings(model, objective, training)  # before any file is read
+    use_threads(training.threads)  # for the evaluation, too
     begun = None if start is None else load_run(start)
     ends = {} if begun is None else begun.front_ends
     corpus = prepare(

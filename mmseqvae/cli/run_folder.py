@@ -24,6 +24,7 @@ from mmseqvae.data.store.extraction import FileFrontEnd
 from mmseqvae.features.log_mel import LogMel, write_audio
 from mmseqvae.files import replacing
 from mmseqvae.pipeline.trained import Trained, load
+from mmseqvae.training.threads import use_threads
 
 
 def write_items(trained: Trained, items: Mapping[str, list[Any]], out: Path, files: list[str]) -> None:
@@ -74,6 +75,7 @@ def load_run(folder: Path) -> Trained:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such run directory")
 
+    use_threads()
     return load(folder)
 
 

@@ -27,6 +27,7 @@ from mmseqvae.decoding import TokenSampling
 from mmseqvae.sequence import Sequence
 from mmseqvae.tokenizers.characters import Tokenizer
 from mmseqvae.training.schedules import warm_up_then_cosine
+from mmseqvae.training.threads import threads_restored, use_threads
 
 
 class LanguageModel(nn.Module):
@@ -81,6 +82,7 @@ def build_language_model(corpus: Corpus, name: str, config: ModelConfig) -> Lang
     )  # fmt: skip
 
 
+@threads_restored()
 def fit_language_model(
     corpus: Corpus, name: str, config: ModelConfig, training: TrainingConfig, progress: bool = True
 ) -> tuple[LanguageModel, dict[str, Any]]:
@@ -98,8 +100,7 @@ def fit_language_model(
         if not corpus.datasets[split].lengths(name).any():
             raise ValueError(f"a language model of {name} is fitted to train and stopped by valid; {split} has none")
     train, valid = corpus.datasets["train"], corpus.datasets["valid"]
-    if training.threads:
-        torch.set_num_threads(training.threads)
+    use_threads(training.threads)
     loader = make_loader(train, training.batch_size, seed=training.seed)
     steps = training.epochs * len(loader)
     optimizer = torch.optim.Adam(model.parameters(), lr=training.learning_rate, fused=True)

@@ -36,11 +36,13 @@ from mmseqvae.training.lightning_module import TrainingModule
 from mmseqvae.training.malloc import keep_freed_memory
 from mmseqvae.training.run_state import note_finished, settings, state_of_run, write_skipped
 from mmseqvae.training.schedules import BETA_SCHEDULES, TargetKL
+from mmseqvae.training.threads import threads_restored, use_threads
 
 log = logging.getLogger(__name__)
 PRECISIONS = ("32-true", "bf16-mixed")
 
 
+@threads_restored()
 def fit(
     corpus: Corpus,
     out: str | Path,
@@ -90,8 +92,7 @@ def fit(
     own_objective = None if isinstance(objective, ObjectiveConfig) else objective
     objective = objective if isinstance(objective, ObjectiveConfig) else ObjectiveConfig()
     check_settings(config or ModelConfig(), objective, training)
-    if training.threads:
-        torch.set_num_threads(training.threads)
+    use_threads(training.threads)
     keep_freed_memory()
     lightning.seed_everything(training.seed, verbose=False)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings would bury what matters

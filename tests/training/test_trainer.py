@@ -73,6 +73,18 @@ def logged(out: Path) -> dict[str, list[float]]:
     return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
+def test_threads_are_those_asked_for_while_it_trains_and_the_callers_afterwards(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, seen = torch.get_num_threads(), set()
+    monkeypatch.setattr(
+        steps.TrainingModule, "on_train_batch_end", lambda *args: seen.add(torch.get_num_threads()), raising=False
+    )
+    run(corpus, tmp_path / "run", epochs=1, threads=before + 1)
+    assert seen == {before + 1}
+    assert torch.get_num_threads() == before
+
+
 def test_training_raises_the_bound_and_leaves_a_run_directory(corpus: Corpus, tmp_path: Path) -> None:
     trained = run(corpus, tmp_path / "run", epochs=12, learning_rate=3e-2)
     there = {path.name for path in (tmp_path / "run").iterdir()}
