@@ -188,7 +188,8 @@ def _several(model: ModelConfig) -> dict[str, Any]:
     if here.ranks == 1:
         return {"devices": 1}
     joined()
-    strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=model.mean_scale > 0)
+    normalised = model.mean_scale > 0 or any(own.mean_scale for own in model.modalities.values())
+    strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=normalised)
     return {"devices": here.a_node, "num_nodes": here.nodes, "strategy": strategy, "plugins": [cluster(here)]}
 
 
@@ -280,7 +281,10 @@ def settings(model: ModelConfig, objective: ObjectiveConfig, training: TrainingC
     told = asdict(replace(training, threads=None))
     if training.augment == AugmentConfig():
         del told["augment"]
-    return {"model": asdict(model), "objective": asdict(objective), "training": told}
+    networks = asdict(model)
+    if not model.modalities:
+        del networks["modalities"]
+    return {"model": networks, "objective": asdict(objective), "training": told}
 
 
 def write_skipped(out: Path, skipped: Many[Any]) -> None:
