@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmseqvae.config import AugmentConfig as AugmentConfig
     from mmseqvae.config import LogMelConfig as LogMelConfig
+    from mmseqvae.config import ModalityConfig as ModalityConfig
     from mmseqvae.config import ModelConfig as ModelConfig
     from mmseqvae.config import ObjectiveConfig as ObjectiveConfig
     from mmseqvae.config import TextConfig as TextConfig
@@ -58,6 +59,7 @@ _HOME = {
     "LogMelConfig": "config",
     "TextConfig": "config",
     "ModelConfig": "config",
+    "ModalityConfig": "config",
     "ObjectiveConfig": "config",
     "TrainingConfig": "config",
     "WindowConfig": "config",

@@ -7,12 +7,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TokenSampling:
-    """How tokens are drawn. temperature 0 is greedy; top_k and top_p cut the tail; max_steps counts the end token."""
+    """How tokens are drawn from a decoder, such as `mmseqvae.decoders.TokenDecoder`.
+
+    Raises:
+        ValueError: for numbers out of their range.
+    """
 
     temperature: float = 0.0
+    """What logits are divided by: 0 takes the likeliest token, 1 draws from the model."""
     top_k: int | None = None
+    """Draw from the k likeliest tokens; None for all."""
     top_p: float | None = None
+    """Draw from the likeliest tokens that have this share of the probability together; None for all."""
     max_steps: int | None = None
+    """Most tokens, the end token counted; None for the decoder's own limit."""
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
@@ -26,15 +34,20 @@ class TokenSampling:
 
 @dataclass(frozen=True)
 class FrameSampling:
-    """How frames are drawn. noise 1 draws from the likelihood, 0 takes its mode (0 to 1).
+    """How frames are drawn from a decoder; `FrameSampling(noise=1, end="draw")` is a draw from the model itself.
 
-    end: "median" ends where half of the distribution over lengths lies before, so that variety in length comes from the
-    latent alone; "draw" draws the end. `FrameSampling(noise=1, end="draw")` is a draw from the model itself.
+    Raises:
+        ValueError: for numbers out of their range.
     """
 
     noise: float = 0.5
+    """How far draws go: 1 draws from the likelihood, 0 takes its mode; between them the standard deviation is so much
+    smaller, of frames of 0 and 1 the temperature."""
     end: str = "median"
+    """Where a sequence ends: "median", where half of the distribution over lengths lies before, so that variety in
+    length comes from the latent alone; or "draw" to draw the end."""
     max_steps: int | None = None
+    """Most frames; None for the decoder's own limit."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise <= 1:

@@ -122,6 +122,9 @@ def _spelt(word: str, named: set[str]) -> str:
     prefix = next((known for known in named if plain.startswith(f"{known}.")), "")
     if prefix == "objective.options":  # the arguments of a function
         option = f"--{plain}"
+    if prefix == "model.modalities":  # its own name, and a setting
+        start, dot, setting = option.rpartition(".")
+        option = start + dot + setting.replace("-", "_") if option.count(".") > 2 else option
     if (today := current(plain)) != plain:
         new = f"--{today}" if prefix else _hyphens(f"--{today}")
         print(f"warning: {option} is now called {new}; the next release will not know the old name", file=sys.stderr)

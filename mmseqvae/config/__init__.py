@@ -1,10 +1,10 @@
 """Configuration as plain dataclasses. No torch in here, so that the command line can show its help at once."""
 
 from mmseqvae.config.data import BPE_SIZE, CACHE_DIR, UNITS, AugmentConfig, LogMelConfig, TextConfig, WindowConfig
-from mmseqvae.config.model import ModelConfig
+from mmseqvae.config.model import ModalityConfig, ModelConfig
 from mmseqvae.config.training import ObjectiveConfig, TrainingConfig
 
 __all__ = [
-    "BPE_SIZE", "CACHE_DIR", "UNITS", "AugmentConfig", "LogMelConfig", "ModelConfig", "ObjectiveConfig", "TextConfig",
-    "TrainingConfig", "WindowConfig",
+    "BPE_SIZE", "CACHE_DIR", "UNITS", "AugmentConfig", "LogMelConfig", "ModalityConfig", "ModelConfig",
+    "ObjectiveConfig", "TextConfig", "TrainingConfig", "WindowConfig",
 ]  # fmt: skip

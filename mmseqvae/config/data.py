@@ -12,28 +12,29 @@ CACHE_DIR = ".cache/mmseqvae"
 
 @dataclass(frozen=True)
 class LogMelConfig:
-    """How a waveform becomes log-mel frames: `1 + samples // hop_length` of them, `n_mels` channels each.
+    """How a waveform becomes log-mel frames, `1 + samples // hop_length` of them; see `mmseqvae.features.log_mel`.
 
-    sample_rate: Hz; every recording is resampled to it.
-    n_fft: samples in the Hann window, an even number.
-    hop_length: samples between frames, at most n_fft / 2 so that the frames can be inverted.
-    n_mels: channels, triangular on Slaney's mel scale with unit area.
-    fmin, fmax: Hz, the lowest and highest frequency; fmax None means sample_rate / 2.
-    dither: standard deviation of the noise added to every recording, in steps of 16-bit audio (2 ** -15 of full
-        scale). Digital silence would otherwise have no variance, hence no bounded density.
-    floor: smallest mel power before the logarithm. With dither it is all but never reached.
-
-    Raises ValueError where the numbers do not fit together.
+    Raises:
+        ValueError: where the numbers do not fit together.
     """
 
     sample_rate: int = 16000
+    """Samples a second (Hz); every recording is resampled to it."""
     n_fft: int = 512
+    """Samples in the Hann window, an even number."""
     hop_length: int = 200
+    """Samples between frames, at most n_fft / 2 so that the frames can be inverted."""
     n_mels: int = 80
+    """Channels, triangular on Slaney's mel scale with unit area."""
     fmin: float = 0.0
+    """Lowest frequency in Hz."""
     fmax: float | None = None
+    """Highest frequency in Hz; None for sample_rate / 2."""
     dither: float = 1.0
+    """Standard deviation of the noise that is added to every recording, in steps of 16-bit audio (2 ** -15 of full
+    scale): digital silence would otherwise have no variance, hence no bounded density."""
     floor: float = 1e-10
+    """Smallest mel power before the logarithm; with dither it is all but never reached."""
 
     def __post_init__(self) -> None:
         if self.sample_rate < 1 or self.n_mels < 1:
@@ -62,21 +63,21 @@ class LogMelConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """How strings of text become tokens; see `mmseqvae.tokenizers.words_bytes_bpe`.
+    """How strings of text become tokens; see `mmseqvae.tokenizers`.
 
-    units: "characters", "words", "spaces" (what stands between spaces), "bytes" or "bpe" (byte pairs that are learnt).
-    Characters and words that training never saw are unknown; bytes and byte pairs can write any text.
-    columns: the units of single columns, such as {"phones": "words"}.
-    vocabulary: most tokens, `</s>` included; None means all characters or words, and 1,000 of bpe.
-    least: occurrences that a character, a word or a byte pair needs to become a token.
-
-    Raises ValueError for other units and for what bytes, of which there are 256, cannot have.
+    Raises:
+        ValueError: for unknown units, and for what bytes, of which there are 256, cannot have.
     """
 
     units: str = "characters"
+    """Units of text: "characters", "words", "spaces" (what stands between spaces), "bytes" or "bpe" (byte pairs that
+    are learnt). Characters and words that training never saw are unknown; bytes and byte pairs can write any text."""
     columns: dict[str, str] = field(default_factory=dict)
+    """Units of single columns, such as {"phones": "words"}."""
     vocabulary: int | None = None
+    """Most tokens, `</s>` included; None for all characters or words, and 1,000 of bpe."""
     least: int = 1
+    """Occurrences that a character, a word or a byte pair needs to become a token."""
 
     def __post_init__(self) -> None:
         used = {self.units, *self.columns.values()}
@@ -102,22 +103,22 @@ class TextConfig:
 class WindowConfig:
     """How long items are cut into windows, each an item; see `mmseqvae.data.windows`.
 
-    length: seconds of a window; what is no longer stays whole. None cuts nothing. hop: seconds from the beginning of a
-    window to that of the next, at most length; None as many as length. least: seconds below which the last window,
-    which ends with the recording and may be shorter than others, is left out.
-    rates: steps a second of columns of frames, {column: rate}; 0 for one without time, which every window has whole.
-    Log-mels know theirs; without any in the data, a step counts as a second where nothing else is said.
-    texts: of items that are cut: "refuse" them, since a text covers the whole recording; "drop", so that windows have
-    none; or "keep", so that every window has the whole text, for what holds of every part.
-
-    Raises ValueError where the numbers do not fit together.
+    Raises:
+        ValueError: where the numbers do not fit together.
     """
 
     length: float | None = None
+    """Seconds of a window; what is no longer stays whole. None cuts nothing."""
     hop: float | None = None
+    """Seconds from the beginning of a window to that of the next, at most length; None for length."""
     least: float = 0.0
+    """Seconds below which the last window is left out: it ends with the recording and may be shorter."""
     rates: dict[str, float] = field(default_factory=dict)
+    """Steps a second of columns of frames, {column: rate}; 0 for one without time, which every window has whole.
+    Log-mels know theirs; without any in the data, a step counts as a second where nothing else is said."""
     texts: str = "refuse"
+    """Texts of items that are cut: "refuse" them, since a text covers the whole recording; "drop" them; or "keep" the
+    whole text in every window, for what holds of every part."""
 
     def __post_init__(self) -> None:
         if self.texts not in ("refuse", "drop", "keep"):
@@ -156,26 +157,29 @@ class WindowConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What the encoders of recordings read in training in place of what was recorded; see `mmseqvae.data.augment`.
+    """What encoders of recordings read in training in place of what was recorded; see `mmseqvae.data.augment`.
 
-    Decoders are scored on what was recorded all the same. By default all of it is off.
-    noise: share of recordings with white noise added, anew in every epoch. snr_low, snr_high: signal-to-noise ratios,
-    in dB of mel power, are uniform between them.
-    frequency_masks, time_masks: how many stretches of channels and of frames are set to their means (SpecAugment, Park
-    et al. 2019). frequency_width, time_width: channels and frames of each, uniform from 0 to these; time_share: of a
-    recording's frames that one may take at most.
-
-    Raises ValueError where the numbers do not fit together.
+    Raises:
+        ValueError: where the numbers do not fit together.
     """
 
     noise: float = 0.0
+    """Share of recordings with white noise added, anew in every epoch. Decoders are scored on what was recorded all the
+    same."""
     snr_low: float = 5.0
+    """Lowest signal-to-noise ratio, in dB of mel power; ratios are uniform from here to snr_high."""
     snr_high: float = 20.0
+    """Highest signal-to-noise ratio, in dB of mel power."""
     frequency_masks: int = 0
+    """Stretches of channels that are set to their means (SpecAugment, Park et al. 2019)."""
     frequency_width: int = 15
+    """Most channels of such a stretch; widths are uniform from 0 to this."""
     time_masks: int = 0
+    """Stretches of frames that are set to their means."""
     time_width: int = 70
+    """Most frames of such a stretch; widths are uniform from 0 to this."""
     time_share: float = 0.2
+    """Most that one stretch takes of a recording's frames, a share."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise <= 1 or not 0 <= self.time_share <= 1:

@@ -74,11 +74,12 @@ def build_language_model(corpus: Corpus, name: str, config: ModelConfig) -> Lang
     tokenizer = corpus.front_ends.get(name)
     if not isinstance(tokenizer, Tokenizer):
         raise ValueError(f"a language model needs a modality of tokens, which {name} is not")
+    part = config.of("tokens", name)
     longest = max(int(dataset.lengths(name).max()) for dataset in corpus.datasets.values() if len(dataset))
     return LanguageModel(
         tokenizer.vocabulary_size, end=tokenizer.end_id, max_steps=int(config.max_steps_factor * longest) + 1,
-        embedding=config.token_embedding, hidden=config.token_decoder, kind=config.cell, layers=config.layers,
-        dropout=config.dropout, input_dropout=config.input_dropout,
+        embedding=part["embedding"], hidden=part["decoder_hidden"], kind=part["cell"], layers=part["layers"],
+        dropout=part["dropout"], input_dropout=part["input_dropout"],
     )  # fmt: skip
 
 
@@ -89,10 +90,10 @@ def fit_language_model(
     """The language model of the tokens `name` that is best on the split valid, and what it took.
 
     config: token_embedding, token_decoder, cell, layers, dropout, input_dropout and max_steps_factor, as VAEs have
-    them. training: epochs, batch_size, learning_rate, warm_up, gradient_clip, ema_decay, patience, seed and threads, as
-    `fit` uses them; the weights that are kept, averaged where `ema_decay` is set, are those of the epoch with the least
-    nats on valid. Returns the model and {"epochs": run, "best_epoch", "valid_nll"}. Raises ValueError where the
-    modality is not of tokens, or train or valid have nothing of it.
+    them, or what `modalities` says of this one. training: epochs, batch_size, learning_rate, warm_up, gradient_clip,
+    ema_decay, patience, seed and threads, as `fit` uses them; the weights that are kept, averaged where `ema_decay` is
+    set, are those of the epoch with the least nats on valid. Returns the model and {"epochs": run, "best_epoch",
+    "valid_nll"}. Raises ValueError where the modality is not of tokens, or train or valid have nothing of it.
     """
     torch.manual_seed(training.seed)
     model = build_language_model(corpus, name, config)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 
-from mmseqvae.config import ModelConfig
+from mmseqvae.config import ModalityConfig, ModelConfig
+from mmseqvae.config.model import DEFAULTS, Kind
 from mmseqvae.data import FrontEnd, SequenceDataset
 from mmseqvae.data.dataset import to_device
 from mmseqvae.decoders import FrameDecoder, TokenDecoder
-from mmseqvae.distributions.likelihoods import FRAME_LIKELIHOODS
-from mmseqvae.encoders import FrameEncoder, TokenEncoder
+from mmseqvae.distributions.likelihoods import FRAME_LIKELIHOODS, SCALES
+from mmseqvae.encoders import POOLINGS, FrameEncoder, TokenEncoder
 from mmseqvae.features.arrays import FrontEnd as FrameFrontEnd
 from mmseqvae.fusion import FUSIONS
 from mmseqvae.modality import Covariate, Modality
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.priors.registry import PRIORS
 from mmseqvae.priors.vamp import VampPrior
+from mmseqvae.rnn.layer import CELLS
 from mmseqvae.tokenizers.categories import Category, Labels
 from mmseqvae.tokenizers.characters import Tokenizer
 
@@ -103,9 +105,11 @@ def build(front_ends: Mapping[str, FrontEnd], longest: Mapping[str, int], config
     """A new model with one modality a front end, or one covariate; `longest` is the hard limit of a modality's steps.
 
     Labels need none. A VampPrior still needs its pseudo-inputs (`start_prior`). Raises ValueError for an unknown
-    fusion, prior or likelihood, and where bernoulli frames are not of 0 and 1.
+    fusion, prior or likelihood, where settings of a modality do not fit it, and where bernoulli frames are not of 0 and
+    1.
     """
     check_names(config)
+    check_modalities(front_ends, config)
     covariates = {
         name: Covariate(front_end.vocabulary_size, COVARIATE_WIDTH)
         for name, front_end in front_ends.items()
@@ -118,21 +122,54 @@ def build(front_ends: Mapping[str, FrontEnd], longest: Mapping[str, int], config
             size, end, label = front_end.vocabulary_size, front_end.end_id, isinstance(front_end, Labels)
             limit = Labels.STEPS if label else longest[name]
             never_first = (end, front_end.unknown_id) if label else ()
-            modalities[name] = token_modality(size, end, limit, config, width, never_first)
+            modalities[name] = token_modality(size, end, limit, config, width, never_first, name=name)
         elif not isinstance(front_end, Category):
-            if config.likelihood == "bernoulli" and not getattr(front_end, "binary", False):
-                raise ValueError(f"bernoulli is a likelihood of frames of 0 and 1, which those of {name} are not")
-            modalities[name] = frame_modality(front_end.channels, longest[name], config, width)
+            modalities[name] = frame_modality(front_end.channels, longest[name], config, width, name=name)
     latent = config.latent + config.private * len(modalities)
     fusion = FUSIONS[config.fusion](len(modalities), latent)
     return MultimodalVAE(modalities, fusion, PRIORS[config.prior](config.prior_components, latent), covariates)
 
 
 def check_names(config: ModelConfig) -> None:
-    """Raise ValueError for an unknown fusion, prior or likelihood."""
-    for name, known in (("fusion", FUSIONS), ("prior", PRIORS), ("likelihood", FRAME_LIKELIHOODS)):
-        if getattr(config, name) not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(config, name)!r}")
+    """Raise ValueError for a fusion, a prior, a likelihood and the like that is not known."""
+    parts: dict[str, Collection[str]] = {
+        "cell": CELLS,
+        "pooling": POOLINGS,
+        "likelihood": FRAME_LIKELIHOODS,
+        "scale": SCALES,
+    }
+    known_names: dict[str, Collection[str]] = {"fusion": FUSIONS, "prior": PRIORS, **parts}
+    for setting, known in known_names.items():
+        told = {setting: getattr(config, setting)}
+        if setting in parts:
+            told |= {f"modalities.{name}.{setting}": own.given.get(setting) for name, own in config.modalities.items()}
+        for where, value in told.items():
+            if value is not None and value not in known:
+                raise ValueError(f"{where} must be one of {', '.join(known)}, got {value!r}")
+
+
+def check_modalities(front_ends: Mapping[str, FrontEnd], config: ModelConfig) -> None:
+    """Raise ValueError where settings of a modality do not fit what it holds."""
+    kinds: dict[str, Kind] = {
+        name: "tokens" if isinstance(front_end, Tokenizer) else "frames"
+        for name, front_end in front_ends.items()
+        if not isinstance(front_end, Category)
+    }
+    for name, own in config.modalities.items():
+        if name not in kinds:
+            raise ValueError(f"model.modalities names {name}, which is no modality here; there are {', '.join(kinds)}")
+        allowed = {*DEFAULTS[kinds[name]], "hidden"}
+        if wrong := [setting for setting in own.given if setting not in allowed]:
+            raise ValueError(
+                f"model.modalities.{name}.{wrong[0]} does not go with {kinds[name]}, which {name} holds; what does: "
+                f"{', '.join(sorted(allowed))}"
+            )
+    for name, kind in kinds.items():
+        if config.of(kind, name).get("likelihood") == "bernoulli":
+            if not getattr(front_ends[name], "binary", False):
+                raise ValueError(f"bernoulli is a likelihood of frames of 0 and 1, which those of {name} are not")
+            if {"scale", "scale_floor"} & config.modalities.get(name, ModalityConfig()).given.keys():
+                raise ValueError(f"model.modalities.{name}: bernoulli has no scale: leave scale and scale_floor out")
 
 
 def start_prior(model: MultimodalVAE, dataset: SequenceDataset, seed: int = 0) -> None:
@@ -151,67 +188,40 @@ def start_prior(model: MultimodalVAE, dataset: SequenceDataset, seed: int = 0) -
 
 
 def token_modality(
-    vocabulary: int, end: int, longest: int, config: ModelConfig, conditions: int = 0, never_first: tuple[int, ...] = ()
-) -> Modality:
+    vocabulary: int, end: int, longest: int, config: ModelConfig, conditions: int = 0,
+    never_first: tuple[int, ...] = (), name: str = "",
+) -> Modality:  # fmt: skip
     """Encoder and decoder of tokens 0..vocabulary-1 that end with `end`; `longest` counts it."""
-    return Modality(
-        TokenEncoder(
-            vocabulary,
-            config.latent + config.private,
-            embedding=config.token_embedding,
-            hidden=config.token_encoder,
-            **_recurrent(config),
-            bidirectional=config.bidirectional,
-            pooling=config.pooling,
-            mean_scale=config.mean_scale,
-        ),
-        TokenDecoder(
-            vocabulary,
-            config.latent + config.private + conditions,
-            end=end,
-            max_steps=longest,
-            embedding=config.token_embedding,
-            hidden=config.token_decoder,
-            **_recurrent(config),
-            input_dropout=config.input_dropout,
-            never_first=never_first,
-        ),
-        private=config.private,
-        conditions=conditions,
-    )
+    part, latent = config.of("tokens", name), config.latent + config.private
+    shared = {"embedding": part["embedding"], **_recurrent(part)}
+    encoder = TokenEncoder(vocabulary, latent, **shared, **_encoder(part))
+    decoder = TokenDecoder(
+        vocabulary, latent + conditions, end=end, max_steps=longest, hidden=part["decoder_hidden"], **shared,
+        input_dropout=part["input_dropout"], never_first=never_first,
+    )  # fmt: skip
+    return Modality(encoder, decoder, private=config.private, conditions=conditions)
 
 
-def frame_modality(channels: int, longest: int, config: ModelConfig, conditions: int = 0) -> Modality:
+def frame_modality(channels: int, longest: int, config: ModelConfig, conditions: int = 0, name: str = "") -> Modality:
     """Encoder and decoder of frames [T, channels], at most `longest` of them."""
-    if config.likelihood not in FRAME_LIKELIHOODS:
-        raise ValueError(f"likelihood must be one of {', '.join(FRAME_LIKELIHOODS)}, got {config.likelihood!r}")
-    scale = {} if config.likelihood == "bernoulli" else {"scale_kind": config.scale, "floor": config.scale_floor}
-    return Modality(
-        FrameEncoder(
-            channels,
-            config.latent + config.private,
-            hidden=config.frame_encoder,
-            **_recurrent(config),
-            bidirectional=config.bidirectional,
-            pooling=config.pooling,
-            mean_scale=config.mean_scale,
-            reduction=config.reduction,
-        ),
-        FrameDecoder(
-            FRAME_LIKELIHOODS[config.likelihood](channels, **scale),
-            config.latent + config.private + conditions,
-            max_steps=longest,
-            reduction=config.reduction,
-            inputs=config.frame_inputs,
-            hidden=config.frame_decoder,
-            **_recurrent(config),
-            input_dropout=config.input_dropout,
-            input_noise=config.input_noise,
-        ),
-        private=config.private,
-        conditions=conditions,
-    )
+    part, latent = config.of("frames", name), config.latent + config.private
+    scale = {} if part["likelihood"] == "bernoulli" else {"scale_kind": part["scale"], "floor": part["scale_floor"]}
+    shared = {"reduction": part["reduction"], **_recurrent(part)}
+    encoder = FrameEncoder(channels, latent, **shared, **_encoder(part))
+    decoder = FrameDecoder(
+        FRAME_LIKELIHOODS[part["likelihood"]](channels, **scale), latent + conditions, max_steps=longest,
+        inputs=part["inputs"], hidden=part["decoder_hidden"], **shared, input_dropout=part["input_dropout"],
+        input_noise=part["input_noise"],
+    )  # fmt: skip
+    return Modality(encoder, decoder, private=config.private, conditions=conditions)
 
 
-def _recurrent(config: ModelConfig) -> dict[str, Any]:
-    return {"kind": config.cell, "layers": config.layers, "dropout": config.dropout}
+def _recurrent(part: Mapping[str, Any]) -> dict[str, Any]:
+    return {"kind": part["cell"], "layers": part["layers"], "dropout": part["dropout"]}
+
+
+def _encoder(part: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "hidden": part["encoder_hidden"], "bidirectional": part["bidirectional"], "pooling": part["pooling"],
+        "mean_scale": part["mean_scale"],
+    }  # fmt: skip

@@ -128,11 +128,10 @@ def settings(
     told = asdict(replace(training, threads=None))
     if training.augment == AugmentConfig():
         del told["augment"]
-    return {
-        "model": asdict(model) if isinstance(model, ModelConfig) else model,
-        "objective": asdict(objective),
-        "training": told,
-    }
+    networks = asdict(model) if isinstance(model, ModelConfig) else dict(model)
+    if not networks.get("modalities", True):
+        del networks["modalities"]
+    return {"model": networks, "objective": asdict(objective), "training": told}
 
 
 def write_skipped(out: Path, skipped: Many[Any]) -> None:
