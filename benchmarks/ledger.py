@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mmseqvae.config.renamed import OF_OPTIONS, current, current_keys
+from mmseqvae.config.renamed_options import OF_OPTIONS, current, current_keys
 
 Record = dict[str, Any]
 

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from mmseqvae.objectives import coordinated as coordinated
     from mmseqvae.objectives import elbo as elbo
     from mmseqvae.pipeline.build import CorpusInfo as CorpusInfo
-    from mmseqvae.pipeline.trained import Trained as Trained
-    from mmseqvae.pipeline.trained import load as load
+    from mmseqvae.pipeline.trained_model import Trained as Trained
+    from mmseqvae.pipeline.trained_model import load as load
     from mmseqvae.sequence import Sequence as Sequence
     from mmseqvae.tokenizers.characters import Tokenizer as Tokenizer
     from mmseqvae.training.trainer import fit as fit
@@ -66,8 +66,8 @@ _HOME = {
     "AugmentConfig": "config",
     "prepare": "data.preparation",
     "fit": "training.trainer",
-    "Trained": "pipeline.trained",
-    "load": "pipeline.trained",
+    "Trained": "pipeline.trained_model",
+    "load": "pipeline.trained_model",
     "Draws": "inference.forecasting",
     "Probe": "evaluation.probe",
     "fit_probe": "evaluation.probe",

@@ -11,13 +11,13 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from mmseqvae.cli.run_folder import described, measured_after, next_commands
+from mmseqvae.cli.common import described, measured_after, next_commands
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data import Corpus
 from mmseqvae.distributed import processes
 from mmseqvae.evaluation.language_model import LanguageModel, build_language_model, fit_language_model
 from mmseqvae.files import replacing, write_json, write_text
-from mmseqvae.pipeline.trained import Trained
+from mmseqvae.pipeline.trained_model import Trained
 from mmseqvae.reporting.run_report import report
 from mmseqvae.training.run_state import settings, training_seconds
 from mmseqvae.training.threads import use_threads

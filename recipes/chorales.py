@@ -28,11 +28,11 @@ from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingCon
 from mmseqvae.data.download import download, hold_to_first
 from mmseqvae.distributed import by_first
 from mmseqvae.files import replacing, write_csv
-from mmseqvae.reporting.plots import save_png
+from mmseqvae.reporting.png import save_png
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus
-    from mmseqvae.pipeline.trained import Trained
+    from mmseqvae.pipeline.trained_model import Trained
 
 Chorale = list[list[int]]  # the MIDI pitches of every step
 

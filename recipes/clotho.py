@@ -35,7 +35,7 @@ from mmseqvae.files import SOUNDS
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus
-    from mmseqvae.pipeline.trained import Trained
+    from mmseqvae.pipeline.trained_model import Trained
 
 # Version 2.1 (doi 10.5281/zenodo.4783391). The MD5 sums are those that Zenodo publishes beside the files.
 URL = "https://zenodo.org/record/4783391/files/{}?download=1"
@@ -188,7 +188,7 @@ def measure(trained: Trained, corpus: Corpus, seed: int) -> dict[str, Any]:
 
     from mmseqvae.evaluation.summary import likelihood, share_to_dict
     from mmseqvae.metrics import Share
-    from mmseqvae.pipeline.posteriors import posteriors
+    from mmseqvae.pipeline.dataset_posteriors import posteriors
     from mmseqvae.tokenizers.characters import Tokenizer
 
     test, model, tokenizer = corpus.datasets["test"], trained.model, trained.front_ends["text"]

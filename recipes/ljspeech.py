@@ -31,7 +31,7 @@ from mmseqvae.distributed import by_first
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus, SequenceDataset
-    from mmseqvae.pipeline.trained import Trained
+    from mmseqvae.pipeline.trained_model import Trained
 
 # The address and the checksum are those of torchaudio.datasets.LJSPEECH (torchaudio 2.11).
 URL = "https://data.keithito.com/data/speech/LJSpeech-1.1.tar.bz2"

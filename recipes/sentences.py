@@ -34,7 +34,7 @@ from mmseqvae.files import write_csv, write_text
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus
-    from mmseqvae.pipeline.trained import Trained
+    from mmseqvae.pipeline.trained_model import Trained
 
 # ---------------------------------------------------------------------------------------------------------- data
 

@@ -33,7 +33,7 @@ import numpy as np
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.distributed import by_first
 from mmseqvae.files import replacing, write_csv
-from mmseqvae.reporting.plots import save_png
+from mmseqvae.reporting.png import save_png
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from mmseqvae.data import Corpus, SequenceDataset
     from mmseqvae.inference.forecasting import Draws
-    from mmseqvae.pipeline.trained import Trained
+    from mmseqvae.pipeline.trained_model import Trained
     from mmseqvae.sequence import Sequence
 
     Hidden = dict[str, Tensor]  # {modality: steps that are to be guessed, [B, T]}

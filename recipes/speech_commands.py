@@ -21,7 +21,7 @@ from mmseqvae.distributed import by_first
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus
-    from mmseqvae.pipeline.trained import Trained
+    from mmseqvae.pipeline.trained_model import Trained
 
 # The address and the checksum are those of torchaudio.datasets.SPEECHCOMMANDS (torchaudio 2.11).
 URL = "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"

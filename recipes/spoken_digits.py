@@ -35,7 +35,7 @@ from mmseqvae.files import write_csv, write_text
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus
     from mmseqvae.evaluation.judges.speech_judges import SpeechJudges
-    from mmseqvae.pipeline.trained import Trained
+    from mmseqvae.pipeline.trained_model import Trained
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 

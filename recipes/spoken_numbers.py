@@ -50,7 +50,7 @@ from mmseqvae.files import write_text
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus, SequenceDataset
-    from mmseqvae.pipeline.trained import Trained
+    from mmseqvae.pipeline.trained_model import Trained
     from mmseqvae.sequence import Sequence
 
 # ---------------------------------------------------------------------------------------------- numbers, languages

@@ -25,11 +25,11 @@ import numpy as np
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.distributed import by_first
 from mmseqvae.files import replacing, write_csv
-from mmseqvae.reporting.plots import save_png
+from mmseqvae.reporting.png import save_png
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus
-    from mmseqvae.pipeline.trained import Trained
+    from mmseqvae.pipeline.trained_model import Trained
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEST = 360

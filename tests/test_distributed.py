@@ -13,7 +13,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmseqvae.distributed import Processes, by_first, gathered, processes, total, wait
-from mmseqvae.pipeline.trained import load
+from mmseqvae.pipeline.trained_model import load
 from tests.made_texts import requests_as_published
 from tests.two_processes import TRAIN, exact, launch, make, read, said
 from tests.two_steps import second_of_two

@@ -13,7 +13,7 @@ from benchmarks.ledger import Ledger
 from benchmarks.quality.objectives import ROWS
 from mmseqvae.cli.parser import run
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
-from mmseqvae.config.renamed import RENAMED, current
+from mmseqvae.config.renamed_options import RENAMED, current
 from mmseqvae.objectives import chosen
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"

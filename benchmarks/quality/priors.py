@@ -18,14 +18,14 @@ from typing import Any
 
 import torch
 
+from benchmarks.heading import heading
 from benchmarks.quality.corpus_and_judges import Place
 from benchmarks.quality.trial import fitted_priors
-from benchmarks.table import heading
 from mmseqvae.config import CACHE_DIR
 from mmseqvae.evaluation.cross_generation import matching_pairs
 from mmseqvae.evaluation.summary import encoded
 from mmseqvae.files import write_json, write_text
-from mmseqvae.pipeline.trained import Trained, load
+from mmseqvae.pipeline.trained_model import Trained, load
 from recipes import spoken_digits as recipe
 
 RESULTS = Path(__file__).parents[1] / "results"

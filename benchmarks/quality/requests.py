@@ -14,8 +14,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.heading import heading
 from benchmarks.quality.spoken_digits import Row, heard, measured, shown
-from benchmarks.table import heading
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.files import write_text
 from recipes import requests as recipe

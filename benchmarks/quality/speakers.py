@@ -37,7 +37,7 @@ from mmseqvae.files import write_text
 from mmseqvae.metrics import Share
 from mmseqvae.modality import Modality
 from mmseqvae.model import MultimodalVAE
-from mmseqvae.pipeline.trained import Trained
+from mmseqvae.pipeline.trained_model import Trained
 from mmseqvae.recipe import write_table
 from mmseqvae.training.callbacks import callbacks_of
 from mmseqvae.training.lightning_module import TrainingModule

@@ -30,7 +30,7 @@ from mmseqvae.evaluation.summary import share_to_dict
 from mmseqvae.features.log_mel import LogMel, read_audio
 from mmseqvae.files import write_json, write_text
 from mmseqvae.metrics import kept
-from mmseqvae.pipeline.trained import load
+from mmseqvae.pipeline.trained_model import load
 from recipes import spoken_digits as recipe
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -31,10 +31,10 @@ from mmseqvae.evaluation.summary import latent, likelihood
 from mmseqvae.files import write_json
 from mmseqvae.fusion import Encoded
 from mmseqvae.pipeline.build import build, start_prior
-from mmseqvae.pipeline.posteriors import encoded
-from mmseqvae.pipeline.trained import Trained, load
+from mmseqvae.pipeline.dataset_posteriors import encoded
+from mmseqvae.pipeline.trained_model import Trained, load
 from mmseqvae.priors.base import Prior
-from mmseqvae.priors.resampled import Resampled, WordThenPosterior
+from mmseqvae.priors.resampled_posteriors import Resampled, WordThenPosterior
 from mmseqvae.tokenizers.characters import Tokenizer
 from mmseqvae.training.density_fitting import DRAWS, fit_conditionals
 from mmseqvae.training.lightning_module import TrainingModule

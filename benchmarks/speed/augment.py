@@ -22,9 +22,9 @@ from statistics import median
 import numpy as np
 import torch
 
+from benchmarks.heading import heading
 from benchmarks.speed.loading import BATCH, training_step, workloads
 from benchmarks.speed.timing import each, in_turns
-from benchmarks.table import heading
 from mmseqvae.config import AugmentConfig, LogMelConfig
 from mmseqvae.data import Augmented, SequenceDataset, make_loader, prepare
 from mmseqvae.features.log_mel import LogMel, resampled

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.heading import heading
 from benchmarks.speed.training import digits
-from benchmarks.table import heading
 from mmseqvae.data import BucketBatchSampler
 from mmseqvae.files import write_text
 

@@ -26,8 +26,8 @@ import torch
 import torchaudio
 from torch import Tensor
 
+from benchmarks.heading import heading
 from benchmarks.speed.timing import each, in_turns
-from benchmarks.table import heading
 from mmseqvae.features.griffin_lim import griffin_lim
 from mmseqvae.features.log_mel import LogMel, read_audio
 from mmseqvae.files import write_text

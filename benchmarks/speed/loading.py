@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from benchmarks.heading import heading
 from benchmarks.speed.timing import each, in_turns
 from benchmarks.speed.training import digits
-from benchmarks.table import heading
 from mmseqvae.config import LogMelConfig
 from mmseqvae.data import Batch, FrontEnd, SequenceDataset, make_loader
 from mmseqvae.data.dataset import Column

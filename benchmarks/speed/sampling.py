@@ -19,8 +19,8 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from benchmarks.heading import heading
 from benchmarks.speed.training import EMBEDDING, HIDDEN, INPUTS, LATENT, MELS, RESULTS
-from benchmarks.table import heading
 from mmseqvae.config import LogMelConfig, ModelConfig
 from mmseqvae.data import FrontEnd
 from mmseqvae.decoders import FrameDecoder, TokenDecoder
@@ -30,7 +30,7 @@ from mmseqvae.features.arrays import Standard
 from mmseqvae.features.log_mel import LogMel
 from mmseqvae.files import write_text
 from mmseqvae.pipeline.build import build
-from mmseqvae.pipeline.trained import Trained
+from mmseqvae.pipeline.trained_model import Trained
 from mmseqvae.tokenizers.characters import Tokenizer
 
 NEVER = -1e4  # logit of an end before the limit

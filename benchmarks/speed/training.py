@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.heading import has_bf16, heading
 from benchmarks.speed.plain_model import Plain
-from benchmarks.table import has_bf16, heading
 from mmseqvae.data import BucketBatchSampler
 from mmseqvae.decoders import FrameDecoder, TokenDecoder
 from mmseqvae.distributions.gaussian import Gaussian

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from mmseqvae.cli.forecast_and_classify import classify, forecast
 from mmseqvae.cli.parser import pairs, refuse_file
 from mmseqvae.cli.parser import run as run
-from mmseqvae.cli.task_commands import classify, forecast
 from mmseqvae.config import (
     CACHE_DIR,
     LogMelConfig,
@@ -91,7 +91,7 @@ def train(
     refuse_file(out)
     if seed is not None:
         training = replace(training, seed=seed)
-    from mmseqvae.cli.run_folder import described, load_run, measured_after, next_commands
+    from mmseqvae.cli.common import described, load_run, measured_after, next_commands
     from mmseqvae.data import prepare
     from mmseqvae.training.run_state import training_seconds
     from mmseqvae.training.threads import use_threads
@@ -189,7 +189,7 @@ def generate(
     tokens = TokenSampling(**{name: value for name, value in token_settings.items() if value is not None})  # type: ignore[arg-type]
     frames = FrameSampling() if noise is None else FrameSampling(noise)
 
-    from mmseqvae.cli.run_folder import check_names, load_run, write_items
+    from mmseqvae.cli.common import check_names, load_run, write_items
     from mmseqvae.data.store.extraction import FileFrontEnd
     from mmseqvae.tokenizers.characters import Tokenizer
 
@@ -245,7 +245,7 @@ def evaluate(
     """
     if draws < 1:
         raise ValueError(f"--draws must be at least 1, got {draws}")
-    from mmseqvae.cli.run_folder import read_run
+    from mmseqvae.cli.common import read_run
 
     trained, corpus = read_run(run, manifest, cache_dir, skip_bad)
     dataset = corpus.datasets[split]
@@ -283,8 +283,8 @@ def embed(
         raise ValueError(f"--out {out}: the name must end in .npz")
     import numpy as np
 
-    from mmseqvae.cli.run_folder import read_run
-    from mmseqvae.pipeline.posteriors import posteriors
+    from mmseqvae.cli.common import read_run
+    from mmseqvae.pipeline.dataset_posteriors import posteriors
 
     trained, corpus = read_run(run, manifest, cache_dir, skip_bad, given)
 

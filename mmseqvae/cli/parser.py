@@ -15,7 +15,7 @@ from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 from jsonargparse import ArgumentParser, auto_cli
 from jsonargparse._core import ArgumentGroup  # the class of every group, which has no public name
 
-from mmseqvae.config.renamed import current
+from mmseqvae.config.renamed_options import current
 
 ERRORS = (ValueError, OSError, ModuleNotFoundError)  # what a user can mend; anything else keeps its traceback
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from mmseqvae.config.checks import at_least, share
-from mmseqvae.config.renamed import accepts_old_names
+from mmseqvae.config.renamed_options import accepts_old_names
 
 Kind = Literal["tokens", "frames"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from mmseqvae.config.checks import at_least, share
 from mmseqvae.config.data import AugmentConfig
-from mmseqvae.config.renamed import OF_OPTIONS, accepts_old_names, warned_keys
+from mmseqvae.config.renamed_options import OF_OPTIONS, accepts_old_names, warned_keys
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class ObjectiveConfig:
     """
 
     name: str = "coordinated"
-    """Name of the objective; docs/sharing.md lists them all."""
+    """Name of the objective; docs/objectives.md lists them all."""
     options: dict[str, bool | int | float | str] = field(default_factory=dict)
     """What this objective takes besides beta, free bits and weights, such as {"coordination": 0.5}."""
     beta: float = 1.0

@@ -10,7 +10,7 @@ from mmseqvae.evaluation import forecast_metrics as backtest
 from mmseqvae.evaluation.summary import destandardised
 from mmseqvae.features.arrays import FrontEnd
 from mmseqvae.inference.forecasting import Draws
-from mmseqvae.pipeline.trained import Trained
+from mmseqvae.pipeline.trained_model import Trained
 from mmseqvae.sequence import Sequence
 from mmseqvae.tokenizers.characters import Tokenizer
 

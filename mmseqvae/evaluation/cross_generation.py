@@ -32,8 +32,8 @@ from mmseqvae.metrics import (
     kept,
 )
 from mmseqvae.model import Batch
-from mmseqvae.pipeline.posteriors import posteriors
-from mmseqvae.pipeline.trained import Trained
+from mmseqvae.pipeline.dataset_posteriors import posteriors
+from mmseqvae.pipeline.trained_model import Trained
 from mmseqvae.priors.base import Prior
 from mmseqvae.priors.mixtures import fit_mixture
 from mmseqvae.sequence import Sequence

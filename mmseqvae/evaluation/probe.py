@@ -32,8 +32,8 @@ from mmseqvae.inference.importance_sampling import log_mean_exp
 from mmseqvae.metrics import kept
 from mmseqvae.modality import Batch
 from mmseqvae.model import MultimodalVAE
-from mmseqvae.pipeline.posteriors import posteriors
-from mmseqvae.pipeline.trained import Trained
+from mmseqvae.pipeline.dataset_posteriors import posteriors
+from mmseqvae.pipeline.trained_model import Trained
 from mmseqvae.sequence import Sequence
 from mmseqvae.tokenizers.categories import Labels
 

@@ -29,8 +29,8 @@ from mmseqvae.metrics import (
     mel_cepstral_distortion,
 )
 from mmseqvae.model import MultimodalVAE
-from mmseqvae.pipeline.posteriors import encoded
-from mmseqvae.pipeline.trained import Trained
+from mmseqvae.pipeline.dataset_posteriors import encoded
+from mmseqvae.pipeline.trained_model import Trained
 from mmseqvae.priors.base import Prior, divergence
 from mmseqvae.sequence import Sequence
 from mmseqvae.tokenizers.categories import Labels

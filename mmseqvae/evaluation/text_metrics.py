@@ -19,8 +19,8 @@ from mmseqvae.evaluation.language_model import LanguageModel, negative_log_likel
 from mmseqvae.evaluation.summary import DRAWS, batches, share_to_dict, some_rows
 from mmseqvae.inference.importance_sampling import effective_draws, log_mean_exp, mutual_information, scored_draws
 from mmseqvae.metrics import active_units, copied, distinct
-from mmseqvae.pipeline.posteriors import posteriors
-from mmseqvae.pipeline.trained import Trained
+from mmseqvae.pipeline.dataset_posteriors import posteriors
+from mmseqvae.pipeline.trained_model import Trained
 from mmseqvae.priors.base import Prior, divergence
 
 

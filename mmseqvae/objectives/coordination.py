@@ -52,7 +52,7 @@ def coordinated(
     & Matsuo 2023) but for that paper's common factor 1 / (M + 1). The default c is small because a Gaussian q(z | x_m)
     is a poor mould: what it cannot hold, the joint posterior should not give up; `mmseqvae.priors.unimodal_posteriors`
     fits what can. It is as much as `self_reconstruction`, because what that term asks of single posteriors has to be
-    held by something (docs/sharing.md).
+    held by something (docs/objectives.md).
     """
     check_weights(model, weights)
     encoded = model.encode(batch)

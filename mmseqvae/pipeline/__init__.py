@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from mmseqvae import lazy
 
 if TYPE_CHECKING:
-    from mmseqvae.pipeline.trained import Trained as Trained
-    from mmseqvae.pipeline.trained import load as load
+    from mmseqvae.pipeline.trained_model import Trained as Trained
+    from mmseqvae.pipeline.trained_model import load as load
 
 _HOME = {
-    "Trained": "trained",
-    "load": "trained",
+    "Trained": "trained_model",
+    "load": "trained_model",
 }
 __all__ = sorted(_HOME)
 __getattr__ = lazy(__name__, _HOME)

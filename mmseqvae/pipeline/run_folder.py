@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from mmseqvae.config.renamed import current_settings
+from mmseqvae.config.renamed_options import current_settings
 from mmseqvae.files import replacing, write_json
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.priors.base import Prior

@@ -18,9 +18,9 @@ from mmseqvae.data.dataset import to_device
 from mmseqvae.evaluation.summary import destandardised
 from mmseqvae.features.log_mel import LogMel, write_audio
 from mmseqvae.files import write_csv
-from mmseqvae.pipeline.posteriors import posteriors
-from mmseqvae.pipeline.trained import Trained
-from mmseqvae.reporting.plots import save_png
+from mmseqvae.pipeline.dataset_posteriors import posteriors
+from mmseqvae.pipeline.trained_model import Trained
+from mmseqvae.reporting.png import save_png
 from mmseqvae.sequence import Sequence
 from mmseqvae.tokenizers.characters import Tokenizer
 

@@ -11,7 +11,7 @@ from mmseqvae.config import TrainingConfig
 from mmseqvae.data import SequenceDataset
 from mmseqvae.fusion import Encoded
 from mmseqvae.model import MultimodalVAE
-from mmseqvae.pipeline.posteriors import encoded
+from mmseqvae.pipeline.dataset_posteriors import encoded
 from mmseqvae.priors.mixtures import Mixture
 from mmseqvae.priors.unimodal_posteriors import LEAST
 from mmseqvae.training.pseudo_labels import with_pseudo_labels

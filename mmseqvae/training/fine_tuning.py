@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmseqvae.data import FrontEnd
-from mmseqvae.pipeline.trained import Trained
+from mmseqvae.pipeline.trained_model import Trained
 from mmseqvae.tokenizers.categories import Category
 from mmseqvae.tokenizers.characters import Tokenizer
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmseqvae.config import AugmentConfig, ModelConfig, ObjectiveConfig, TrainingConfig
-from mmseqvae.config.renamed import current_settings
+from mmseqvae.config.renamed_options import current_settings
 from mmseqvae.files import replacing, write_json
 from mmseqvae.pipeline.run_folder import CONFIG, WEIGHTS
 

@@ -24,7 +24,7 @@ from mmseqvae.distributed import by_first, cluster, joined, processes, wait
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.objectives import Objective, chosen, weights_by_dimension
 from mmseqvae.pipeline.build import CorpusInfo, ModelSource, check_names, model_from, start_prior
-from mmseqvae.pipeline.trained import Trained, load
+from mmseqvae.pipeline.trained_model import Trained, load
 from mmseqvae.priors.registry import FITTED
 from mmseqvae.priors.unimodal_posteriors import KINDS
 from mmseqvae.tokenizers.categories import Category, Labels

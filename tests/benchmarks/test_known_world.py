@@ -156,7 +156,7 @@ def test_counts_diverge_as_their_laws_do() -> None:
 
 
 def test_every_documented_objective_is_there() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "sharing.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
     assert documented == {run.objective for run in known_world.RUNS.values()} <= set(OBJECTIVES)
 

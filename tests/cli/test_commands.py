@@ -12,10 +12,10 @@ import pytest
 import soundfile
 
 from mmseqvae.cli.commands import main
+from mmseqvae.cli.common import command
 from mmseqvae.cli.parser import run
-from mmseqvae.cli.run_folder import command
 from mmseqvae.config import ModelConfig
-from mmseqvae.pipeline.trained import load
+from mmseqvae.pipeline.trained_model import load
 
 PITCHES = {"low": 300, "mid": 700, "high, so high": 1500}  # Hz
 RATE = 8000
@@ -344,7 +344,7 @@ def test_embed_writes_the_posterior_of_every_row(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from mmseqvae.pipeline.trained import load
+    from mmseqvae.pipeline.trained_model import load
 
     main(["embed", str(trained), str(manifest), "--out", str(tmp_path / "all.npz"), *cache])
     with np.load(tmp_path / "all.npz", allow_pickle=False) as arrays:

@@ -19,7 +19,7 @@ from mmseqvae.data import Corpus, ManifestError, prepare
 from mmseqvae.data.store import extraction
 from mmseqvae.data.windows import Clock, _spans
 from mmseqvae.evaluation.probe import column_of
-from mmseqvae.pipeline.trained import load
+from mmseqvae.pipeline.trained_model import load
 from tests.data.test_sources import TINY
 
 CONFIG = LogMelConfig(sample_rate=8000, n_fft=256, hop_length=100, n_mels=20)  # 80 frames a second

@@ -17,7 +17,7 @@ from mmseqvae.metrics import Share
 from mmseqvae.modality import Modality
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.pipeline.build import build
-from mmseqvae.pipeline.trained import Trained
+from mmseqvae.pipeline.trained_model import Trained
 from mmseqvae.priors.base import StandardNormal
 from mmseqvae.priors.mixtures import LearntMixture
 from mmseqvae.sequence import Sequence

@@ -10,7 +10,7 @@ from mmseqvae.data import Corpus, prepare
 from mmseqvae.evaluation.language_model import build_language_model, negative_log_likelihood
 from mmseqvae.evaluation.text_metrics import beside_language_model, sample_figures, text_metrics
 from mmseqvae.pipeline.build import build
-from mmseqvae.pipeline.trained import Trained
+from mmseqvae.pipeline.trained_model import Trained
 
 CONFIG = ModelConfig(latent=3, prior="standard", token_embedding=4, token_encoder=4, token_decoder=5)
 

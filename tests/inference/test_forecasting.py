@@ -19,7 +19,7 @@ from mmseqvae.modality import Modality
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.sequence import Sequence
 from tests.exact import FixedEncoder, gauss_hermite, nodes_instead_of_noise
-from tests.pipeline.test_trained import untrained
+from tests.pipeline.test_trained_model import untrained
 
 # z_1 ~ N(0, 1), z_t = .9 z_{t-1} + N(0, .19), x_t = z_t + N(0, .5), three of which are known (a Kalman filter's values)
 X, T = torch.tensor([0.5, -0.3, 1.2], dtype=torch.float64), 4

@@ -17,7 +17,7 @@ from mmseqvae.decoding import FrameSampling, TokenSampling
 from mmseqvae.evaluation.probe import label_probabilities
 from mmseqvae.evaluation.summary import evaluate
 from mmseqvae.pipeline.build import build
-from mmseqvae.pipeline.trained import Trained, load
+from mmseqvae.pipeline.trained_model import Trained, load
 from mmseqvae.sequence import Sequence
 from mmseqvae.tokenizers.categories import Category, Labels
 from mmseqvae.training.trainer import fit

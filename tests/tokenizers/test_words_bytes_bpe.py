@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from mmseqvae.cli.commands import main
 from mmseqvae.config import UNITS, TextConfig
 from mmseqvae.data import front_end_from_dict, prepare
-from mmseqvae.pipeline.trained import load
+from mmseqvae.pipeline.trained_model import load
 from mmseqvae.tokenizers.characters import Tokenizer
 from mmseqvae.tokenizers.words_bytes_bpe import TOKENIZERS, BytePairs, Bytes, Spaces, Words, train_tokenizer
 

@@ -11,7 +11,7 @@ from mmseqvae.data import SequenceDataset
 from mmseqvae.data.dataset import Column
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.pipeline.build import frame_modality, token_modality
-from mmseqvae.pipeline.posteriors import encoded
+from mmseqvae.pipeline.dataset_posteriors import encoded
 from mmseqvae.sequence import Sequence
 from mmseqvae.training.density_fitting import fit_conditionals
 from mmseqvae.training.pseudo_labels import with_pseudo_labels

@@ -17,14 +17,14 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
-from mmseqvae.config.renamed import RENAMED
+from mmseqvae.config.renamed_options import RENAMED
 from mmseqvae.data import Corpus, SequenceDataset, make_loader, prepare
 from mmseqvae.data.dataset import Column
 from mmseqvae.distributions.gaussian import Gaussian
 from mmseqvae.objectives import OBJECTIVES, Terms, elbo
 from mmseqvae.pipeline.build import build
-from mmseqvae.pipeline.posteriors import encoded, posteriors
-from mmseqvae.pipeline.trained import Trained, load
+from mmseqvae.pipeline.dataset_posteriors import encoded, posteriors
+from mmseqvae.pipeline.trained_model import Trained, load
 from mmseqvae.priors.flows import Flow
 from mmseqvae.priors.mixtures import LearntMixture, Mixture
 from mmseqvae.tokenizers.characters import Tokenizer

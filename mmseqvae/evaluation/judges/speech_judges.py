@@ -17,7 +17,7 @@ from mmseqvae.evaluation.judges.classifier import Judge, train_judge
 from mmseqvae.evaluation.summary import destandardised, heard_again, share_to_dict
 from mmseqvae.features.log_mel import LogMel
 from mmseqvae.metrics import kept
-from mmseqvae.pipeline.trained import Trained
+from mmseqvae.pipeline.trained_model import Trained
 from mmseqvae.sequence import Sequence
 from mmseqvae.tokenizers.characters import Tokenizer
 

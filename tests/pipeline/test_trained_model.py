@@ -20,8 +20,8 @@ from mmseqvae.features.log_mel import LogMel
 from mmseqvae.fusion import FUSIONS
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.pipeline.build import build, start_prior
-from mmseqvae.pipeline.posteriors import posteriors
-from mmseqvae.pipeline.trained import Trained, load
+from mmseqvae.pipeline.dataset_posteriors import posteriors
+from mmseqvae.pipeline.trained_model import Trained, load
 from mmseqvae.priors.unimodal_posteriors import Conditional
 from mmseqvae.tokenizers.characters import Tokenizer
 

@@ -23,7 +23,7 @@ from mmseqvae.data import Corpus, prepare
 from mmseqvae.data.store.extraction import FileFrontEnd
 from mmseqvae.features.log_mel import LogMel, write_audio
 from mmseqvae.files import replacing
-from mmseqvae.pipeline.trained import Trained, load
+from mmseqvae.pipeline.trained_model import Trained, load
 from mmseqvae.training.threads import use_threads
 
 

@@ -62,7 +62,7 @@ def forecast(
     out = out or run / "forecast"
     refuse_file(out)
 
-    from mmseqvae.cli.run_folder import check_names, load_run, read_run
+    from mmseqvae.cli.common import check_names, load_run, read_run
     from mmseqvae.evaluation.backtest import Backtest, header, lines
 
     if manifest is None:
@@ -126,7 +126,7 @@ def classify(
     """
     out = out or run / "classified"
     refuse_file(out)
-    from mmseqvae.cli.run_folder import read_run
+    from mmseqvae.cli.common import read_run
     from mmseqvae.evaluation.probe import Probe, column_of
     from mmseqvae.evaluation.probe import classify as classified
     from mmseqvae.reporting.confusion_matrix import write_confusion
