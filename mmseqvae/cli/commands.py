@@ -1,4 +1,4 @@
-"""The commands train, generate, evaluate and embed; `cli_tasks.py` has others. Nothing heavy is imported at once."""
+"""The commands train, generate, evaluate and embed; `forecast_and_classify` has others. Imports are light."""
 
 from __future__ import annotations
 
