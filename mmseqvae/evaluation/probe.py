@@ -100,6 +100,8 @@ def fit_probe(
 
     Of the validation items, drawn at random, one half chooses how strongly it is regularised, by likelihood, and the
     other the temperature (Guo et al. 2017, section 4.2). Without them every fifth item is held out for that.
+    scikit-learn's calibration of a fitted classifier finds the same temperature, but none where a class is missing
+    among the items to calibrate on.
     Raises ValueError where there are fewer than two classes or fewer than two items to validate with.
     """
     from scipy.optimize import minimize_scalar

@@ -5,6 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from mmseqvae.evaluation.probe import Probe, fit_probe, report
 from mmseqvae.reporting.confusion_matrix import write_confusion
@@ -54,6 +59,29 @@ def test_the_temperature_undoes_an_overfitted_probe() -> None:
     probe = fit_probe(*noisy(60), *noisy(400))
     assert probe.strength < 1
     assert report(probe, *noisy(2000))["calibration_error"] < 0.08
+
+
+@pytest.mark.parametrize("classes", ["ab", "abc"])
+def test_the_temperature_is_that_of_scikit_learn(classes: str) -> None:
+    """Two routes to one number, which scikit-learn has since 1.8."""
+    pytest.importorskip("sklearn", minversion="1.8")
+    (x, y), (valid_x, valid_y) = clouds(300, 1.5, classes), clouds(100, 1.5, classes, seed=1)
+    probe = fit_probe(x, y, valid_x, valid_y, seed=5)
+    plain = make_pipeline(StandardScaler(), LogisticRegression(C=probe.strength, max_iter=2000)).fit(x, y)
+    calibrate = np.random.default_rng(5).permutation(100)[1::2]
+    calibrated = CalibratedClassifierCV(FrozenEstimator(plain), method="temperature")
+    calibrated.fit(valid_x[calibrate], np.array(valid_y)[calibrate])
+    assert abs(probe.temperature - 1) > 0.01  # there was something to find
+    np.testing.assert_allclose(probe.probabilities(x), calibrated.predict_proba(x), atol=1e-3)
+
+
+def test_a_class_may_be_missing_among_the_validation_items() -> None:
+    """Where scikit-learn's calibration of a fitted classifier stops with an IndexError (1.9)."""
+    means, labels = clouds(40, 8, seed=1)
+    some = [i for i, label in enumerate(labels) if label != "b"]
+    probe = fit_probe(*clouds(300, 8), means[some], [labels[i] for i in some])
+    means, labels = clouds(200, 8, seed=2)
+    assert report(probe, means, labels)["accuracy"]["value"] == 1
 
 
 def test_two_classes_and_no_validation_split() -> None:

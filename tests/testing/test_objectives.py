@@ -101,7 +101,7 @@ def test_the_batches_hold_every_combination() -> None:
     ("objective", "message"),
     [
         (averages, r"`objective` of your objective has shape \[\], not \[B\] = \[8\]\. Return every item's own nats"),
-        (altered(objective=lambda t, b: t.objective.mean().expand_as(t.objective)), "in which nothing was observed"),
+        (altered(objective=lambda t, b: t.objective.mean().expand_as(t.objective)), "rows in which nothing was"),
         (altered(objective=lambda t, b: t.objective - t.objective.mean() * t.objective.sign().abs()),
          r"mixes the rows of a batch: what row \d counts depends on the frames of rows \[\d.*without mean or sum"),
         (altered(objective=lambda t, b: t.objective / b["audio"].lengths), "`objective` .* is not finite on"),
