@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mmseqvae.config import TextConfig as TextConfig
     from mmseqvae.config import TrainingConfig as TrainingConfig
     from mmseqvae.config import WindowConfig as WindowConfig
+    from mmseqvae.data.data_warning import DataWarning as DataWarning
     from mmseqvae.data.preparation import prepare as prepare
     from mmseqvae.decoders import FrameDecoder as FrameDecoder
     from mmseqvae.decoders import TokenDecoder as TokenDecoder
@@ -60,6 +61,7 @@ _HOME = {
     "TrainingConfig": "config",
     "WindowConfig": "config",
     "AugmentConfig": "config",
+    "DataWarning": "data.data_warning",
     "prepare": "data.preparation",
     "fit": "training.trainer",
     "Trained": "pipeline.trained",
