@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmseqvae import lazy
 from mmseqvae.config import WindowConfig
 from mmseqvae.data.dataset import Column, SequenceDataset
 from mmseqvae.data.manifest import SPLITS, LateRows, Manifest, Problem, hashed_split
@@ -28,6 +29,8 @@ TOLD = "corpus.json"
 CHECKED = 10_000  # files whose size and time of change are compared when a corpus is opened
 
 log = logging.getLogger(__name__)
+if not TYPE_CHECKING:
+    __getattr__ = lazy(__name__, {})  # names of the release before
 
 
 @dataclass(frozen=True)
