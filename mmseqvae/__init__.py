@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from mmseqvae.config import TextConfig as TextConfig
     from mmseqvae.config import TrainingConfig as TrainingConfig
     from mmseqvae.config import WindowConfig as WindowConfig
+    from mmseqvae.data.data_warning import DataWarning as DataWarning
     from mmseqvae.data.preparation import prepare as prepare
     from mmseqvae.decoders import FrameDecoder as FrameDecoder
     from mmseqvae.decoders import TokenDecoder as TokenDecoder
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from mmseqvae.tokenizers.characters import Tokenizer as Tokenizer
     from mmseqvae.training.trainer import fit as fit
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "Sequence": "sequence",
@@ -64,6 +67,7 @@ _HOME = {
     "TrainingConfig": "config",
     "WindowConfig": "config",
     "AugmentConfig": "config",
+    "DataWarning": "data.data_warning",
     "prepare": "data.preparation",
     "fit": "training.trainer",
     "Trained": "pipeline.trained_model",
@@ -77,6 +81,8 @@ _HOME = {
 def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     """The `__getattr__` of a package whose names are imported when they are first asked for.
 
+    Names that it had in the release before are found as well, with a warning.
+
     Args:
         package: its name.
         homes: {name: module below the package that defines it}.
@@ -85,12 +91,28 @@ def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     def find(name: str) -> Any:
         if name in homes:
             return getattr(import_module(f"{package}.{homes[name]}"), name)
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        from mmseqvae.config.renamed_modules import by_old_name
+
+        return by_old_name(package, name)
 
     return find
 
 
-__getattr__ = lazy(__name__, _HOME)
+class OldNames:
+    """Asked last for a module to import: those of the release before are still found, with a warning."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if not name.startswith(f"{__name__}."):
+            return None
+        from mmseqvae.config import renamed_modules
+
+        return renamed_modules.find_spec(name)
+
+
+sys.meta_path.append(OldNames)
+if not TYPE_CHECKING:  # so that a type checker knows which names there are not
+    __getattr__ = lazy(__name__, _HOME)
 __all__ = sorted(_HOME)
 
 

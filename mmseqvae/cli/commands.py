@@ -284,6 +284,7 @@ def embed(
     import numpy as np
 
     from mmseqvae.cli.common import read_run
+    from mmseqvae.data.data_warning import warn
     from mmseqvae.pipeline.dataset_posteriors import posteriors
 
     trained, corpus = read_run(run, manifest, cache_dir, skip_bad, given)
@@ -294,7 +295,7 @@ def embed(
     steps = [np.sum([dataset.lengths(name) for name in names], axis=0) for dataset in datasets.values()]
     empty = int((np.concatenate(steps) == 0).sum())
     if empty:
-        logging.getLogger(__name__).warning("%d rows hold none of %s: theirs is the prior, mean 0", empty, names)
+        warn(f"{empty} rows hold none of {names}: theirs is the prior, mean 0")
     with replacing(out) as part:
         np.savez(
             part,

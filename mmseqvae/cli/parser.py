@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -16,15 +17,17 @@ from jsonargparse import ArgumentParser, auto_cli
 from jsonargparse._core import ArgumentGroup  # the class of every group, which has no public name
 
 from mmseqvae.config.renamed_options import current
+from mmseqvae.distributed import processes
 
-ERRORS = (ValueError, OSError, ModuleNotFoundError)  # what a user can mend; anything else keeps its traceback
+ERRORS = (ValueError, OSError, ModuleNotFoundError, Warning)  # what a user can mend; anything else keeps its traceback
 
 
 def run(commands: Callable[..., Any] | dict[str, Any], args: list[str] | None = None, prog: str | None = None) -> Any:
     """Call a function, or one of several by its name, with the arguments of the command line.
 
     Options are spelt --with-hyphens, a `list[str]` takes several words and a `bool` that is False none. Progress is
-    logged to standard error. A mistake of the user becomes one message there, and exit code 2.
+    logged to standard error. So is every warning, as one line, once. A mistake of the user becomes one message there,
+    and exit code 2, and so does a warning that Python was told to take for an error.
     """
     logging.basicConfig(format="%(message)s")
     logging.getLogger("mmseqvae").setLevel(logging.INFO)
@@ -36,7 +39,9 @@ def run(commands: Callable[..., Any] | dict[str, Any], args: list[str] | None = 
     words = [re.sub(r"^--from(?==|$)", "--start", word) for word in words]  # a name that Python keeps to itself
     words = _gathered(words, set().union(*map(_lists, several)))
     try:
-        return auto_cli(commands, args=words, parser_class=Parser, prog=prog)
+        with warnings.catch_warnings():
+            warnings.showwarning = Shown()
+            return auto_cli(commands, args=words, parser_class=Parser, prog=prog)
     except ERRORS as error:
         name = (prog or sys.argv[0]).rpartition("/")[2]
         print(f"{name}: error: {_message(error)}", file=sys.stderr)
@@ -44,6 +49,19 @@ def run(commands: Callable[..., Any] | dict[str, Any], args: list[str] | None = 
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+class Shown:
+    """What a terminal is shown of warnings: one line of each text. Of several processes the first alone shows any."""
+
+    def __init__(self) -> None:
+        self.texts: set[str] = set()
+
+    def __call__(self, message: Warning | str, *where: Any, **more: Any) -> None:
+        text = " ".join(str(message).split())
+        if text not in self.texts and processes().first:
+            print(f"warning: {text}", file=sys.stderr)
+        self.texts.add(text)
 
 
 class Spelling:

@@ -9,6 +9,7 @@ from mmseqvae import lazy
 if TYPE_CHECKING:
     from mmseqvae.data.augment import Augmented as Augmented
     from mmseqvae.data.corpus import Corpus as Corpus
+    from mmseqvae.data.data_warning import DataWarning as DataWarning
     from mmseqvae.data.dataset import Batch as Batch
     from mmseqvae.data.dataset import SequenceDataset as SequenceDataset
     from mmseqvae.data.manifest import ManifestError as ManifestError
@@ -27,6 +28,7 @@ _HOME = {
     "Batch": "dataset",
     "BucketBatchSampler": "sampler",
     "Corpus": "corpus",
+    "DataWarning": "data_warning",
     "FrontEnd": "store.extraction",
     "ManifestError": "manifest",
     "SequenceDataset": "dataset",
@@ -39,4 +41,5 @@ _HOME = {
     "read_source": "sources",
 }
 __all__ = sorted(_HOME)
-__getattr__ = lazy(__name__, _HOME)
+if not TYPE_CHECKING:
+    __getattr__ = lazy(__name__, _HOME)

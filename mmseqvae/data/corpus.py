@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmseqvae import lazy
 from mmseqvae.config import WindowConfig
 from mmseqvae.data.dataset import Column, SequenceDataset
 from mmseqvae.data.manifest import SPLITS, LateRows, Manifest, Problem, hashed_split
@@ -28,6 +29,8 @@ TOLD = "corpus.json"
 CHECKED = 10_000  # files whose size and time of change are compared when a corpus is opened
 
 log = logging.getLogger(__name__)
+if not TYPE_CHECKING:
+    __getattr__ = lazy(__name__, {})  # names of the release before
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,11 @@ class Corpus:
         )
 
     def summary(self) -> list[str]:
-        """What was found, a line each: items of every split and modality, missing, skipped, unused, unknown symbols."""
+        """What was found, a line each: `counts`, then `remarks`."""
+        return [*self.counts(), *self.remarks()]
+
+    def counts(self) -> list[str]:
+        """Items of every split and modality, those that are missing, and how items were made, a line each."""
         lines = []
         for split, dataset in self.datasets.items():
             parts = []
@@ -106,13 +113,18 @@ class Corpus:
                 missing = len(dataset) - there
                 parts.append(f"{name} {there}" + (f" ({missing} missing)" if missing else ""))
             lines.append(f"{split}: {len(dataset)} items; {', '.join(parts)}")
-        empty = [split for split, dataset in self.datasets.items() if not len(dataset)]
-        if empty and all(hashed_split(id) == split for split, dataset in self.datasets.items() for id in dataset.ids):
-            lines.append(f"no id fell into {' and '.join(empty)}: a column split (train, valid, test) chooses instead")
         if self.windows.on:
             lines.append(f"windows: of {self.windows.longest:g} seconds, one every {self.windows.every:g}")
         if self.speeds:
             lines.append(f"speeds of training recordings: 1, {', '.join(f'{speed:g}' for speed in self.speeds)}")
+        return lines
+
+    def remarks(self) -> list[str]:
+        """What does not count, a line each: splits without items, rows left out, unused columns and files, symbols."""
+        lines = []
+        empty = [split for split, dataset in self.datasets.items() if not len(dataset)]
+        if empty and all(hashed_split(id) == split for split, dataset in self.datasets.items() for id in dataset.ids):
+            lines.append(f"no id fell into {' and '.join(empty)}: a column split (train, valid, test) chooses instead")
         if self.skipped:
             lines.append(f"skipped: {len(self.skipped)} bad rows")
         if self.manifest.unused:
@@ -120,6 +132,8 @@ class Corpus:
             if {kind for kind in self.manifest.columns.values() if kind != "covariate"} == {"audio"}:
                 line += " (nothing but sound is modelled: --tokens NAME reads a column as text)"
             lines.append(line)
+        if self.manifest.unread:
+            lines.append(f"{self.manifest.path}: files that are not read: {', '.join(self.manifest.unread)}")
         for name, symbols in self.unknown.items():
             shown = ", ".join(f"{symbol!r} {count}" for symbol, count in symbols.most_common(10))
             lines.append(f"{name}: {symbols.total()} unknown symbols, {len(symbols)} different ({shown})")
@@ -134,6 +148,7 @@ def keep(folder: Path, corpus: Corpus, stores: Mapping[str, Store], stamps: Stam
         "stores": {n: [str(shard.relative_to(cache)) for shard in store.folders] for n, store in stores.items()},
         "columns": manifest.columns,
         "unused": manifest.unused,
+        "unread": manifest.unread,
         "unit": manifest.unit,
         "problems": manifest.problems,
         "skipped": corpus.skipped,
@@ -198,7 +213,8 @@ def open_or_none(folder: Path, manifest: Path, read: Callable[[], Manifest], che
         weights, steps = arrays.get(f"{split}-weights"), arrays[f"{split}-steps"]
         datasets[split] = SequenceDataset(ids, labels, columns, weights, steps=steps, speeds=played)
     problems = [Problem(*problem) for problem in told["problems"]]
-    table = Manifest(manifest, LateRows(read), told["columns"], told["unused"], problems, told["unit"])
+    unread = told.get("unread", [])
+    table = Manifest(manifest, LateRows(read), told["columns"], told["unused"], problems, told["unit"], unread)
     unknown = {name: Counter(symbols) for name, symbols in told["unknown"].items()}
     skipped, windows = [Problem(*problem) for problem in told["skipped"]], WindowConfig(**told.get("windows", {}))
     return Corpus(front_ends, datasets, table, skipped, unknown, windows, tuple(told.get("speeds", ())))

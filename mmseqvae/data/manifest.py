@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -79,7 +79,7 @@ class LateRows(Sequence[Row]):
 class Manifest:
     """columns: modalities and covariates found, name -> kind; unused: other columns; problems: rows not in `rows`.
 
-    unit: what `row` counts, such as lines.
+    unit: what `row` counts, such as lines. unread: suffixes or names of the files of a folder that hold no item.
     """
 
     path: Path
@@ -88,6 +88,7 @@ class Manifest:
     unused: list[str]
     problems: list[Problem]
     unit: str = "line"
+    unread: list[str] = field(default_factory=list)
 
     def complaint(self, problems: Sequence[Problem]) -> str:
         """All problems as one message, the first ten spelt out."""

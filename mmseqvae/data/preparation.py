@@ -16,6 +16,7 @@ from mmseqvae.data import corpus_building
 from mmseqvae.data.clips import Piece, piece_of
 from mmseqvae.data.corpus import Corpus, Stamps, keep, open_or_none
 from mmseqvae.data.corpus_building import MANIFEST_KINDS, Settings, no_steps
+from mmseqvae.data.data_warning import warn
 from mmseqvae.data.dataset import Batch
 from mmseqvae.data.manifest import KNOWN, Manifest
 from mmseqvae.data.sources import Source, read_source, state_of
@@ -67,7 +68,9 @@ def prepare(
     the new symbols beside theirs; columns that the run has not are new.
     skip_bad: leave bad rows out, listed in `Corpus.skipped`, rather than raise. workers: processes for the features.
 
-    Raises ManifestError naming the manifest, rows and files, ValueError for settings that do not fit together.
+    A `DataWarning` tells what does not count: unused columns, files that are not read, rows left out, symbols and
+    labels that training never saw. Raises ManifestError naming the manifest, rows and files, ValueError for settings
+    that do not fit together.
     """
     if front_ends is not None:
         if audio is not None or text is not None or tokens or frames or labels or covariates:
@@ -94,8 +97,10 @@ def prepare(
         told += [{name: front_end.to_dict() for name, front_end in start.items()}] if start else []
         folder = Path(cache_dir) / "corpora" / key_of([VERSION, extraction.VERSION, state, told])
         corpus = _kept(folder, Path(str(manifest)), read, settings)
-    for line in corpus.summary():
+    for line in corpus.counts():
         log.info("%s", line)
+    for line in corpus.remarks():
+        warn(line)
     return corpus
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,6 @@ from mmseqvae.data.lhotse_cuts import CUTS, read_cuts
 from mmseqvae.data.manifest import KNOWN, SPLITS, Manifest, ManifestError, manifest_of, read_manifest
 from mmseqvae.features.arrays import FramesError
 from mmseqvae.files import SOUNDS
-
-log = logging.getLogger(__name__)
 
 Source = str | Path | Iterable[Mapping[str, Any]]
 
@@ -50,7 +48,8 @@ def read_source(source: Source, wanted: Mapping[str, str] = KNOWN, required: Col
     if path.is_dir():
         if is_saved(path):
             return manifest_of(path, read_saved(path), wanted, required, Path(), "row")
-        return manifest_of(path, read_folder(path), wanted, required, path, "item")
+        found, unread = files_of(path)
+        return replace(manifest_of(path, read_folder(path, found), wanted, required, path, "item"), unread=unread)
     if path.is_file() and (path.name.endswith(".jsonl.gz") or _holds_cuts(path)):
         return manifest_of(path, read_cuts(path), wanted, required, Path(), "cut")
     return read_manifest(path, wanted, required)
@@ -92,16 +91,10 @@ def read_items(items: Iterable[Any]) -> Iterator[tuple[int, dict[str, Any] | str
         yield number, {str(name): _plain(value) for name, value in item.items()}
 
 
-def read_folder(folder: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """The files of a folder and of those in it, numbered from 1: the number and the cells, or what is wrong.
+def files_of(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
+    """{name within `folder`, without suffix: files} of all that can be read, in order, and which others there are.
 
-    Files that differ in their suffix alone are one item, whose id is that name within `folder`: a sound file is its
-    `audio`, a .txt file its `text` (without line breaks at the end), every array of an .npz file a column of frames of
-    its name, 0-dimensional ones being single values, such as a text or a label. The column `folder` is the name of
-    the folder around the item. Where a folder train, valid or test is at the top, all items must lie in these, and it
-    is their split. Other files are not read but logged, hidden ones not even that.
-
-    Raises ManifestError where no file can be read.
+    These are told by their suffixes; hidden files are left out. Raises ManifestError where no file can be read.
     """
     found: defaultdict[str, list[Path]] = defaultdict(list)
     others: set[str] = set()
@@ -118,10 +111,20 @@ def read_folder(folder: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
             f"{folder}: holds no sound files ({', '.join(SOUNDS)}), .txt or .npz files"
             + (f", but {', '.join(sorted(others))}" if others else "")
         )
-    if others:
-        log.info("%s: files that are not read: %s", folder, ", ".join(sorted(others)))
+    return dict(sorted(found.items())), sorted(others)
+
+
+def read_folder(folder: Path, found: Mapping[str, list[Path]]) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """The `files_of` a folder and of those in it, numbered from 1: the number and the cells, or what is wrong.
+
+    Files that differ in their suffix alone are one item, whose id is that name within `folder`: a sound file is its
+    `audio`, a .txt file its `text` (without line breaks at the end), every array of an .npz file a column of frames of
+    its name, 0-dimensional ones being single values, such as a text or a label. The column `folder` is the name of
+    the folder around the item. Where a folder train, valid or test is at the top, all items must lie in these, and it
+    is their split.
+    """
     tops = {name.partition("/")[0] for name in found if "/" in name}
-    for number, (name, paths) in enumerate(sorted(found.items()), start=1):
+    for number, (name, paths) in enumerate(found.items(), start=1):
         cells: dict[str, Any] = {"id": name}
         parts = name.split("/")
         if tops & set(SPLITS):

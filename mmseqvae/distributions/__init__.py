@@ -21,4 +21,5 @@ _HOME = {
     "Bernoulli": "likelihoods",
 }
 __all__ = sorted(_HOME)
-__getattr__ = lazy(__name__, _HOME)
+if not TYPE_CHECKING:
+    __getattr__ = lazy(__name__, _HOME)

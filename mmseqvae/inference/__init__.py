@@ -13,4 +13,5 @@ _HOME = {
     "Draws": "forecasting",
 }
 __all__ = sorted(_HOME)
-__getattr__ = lazy(__name__, _HOME)
+if not TYPE_CHECKING:
+    __getattr__ = lazy(__name__, _HOME)

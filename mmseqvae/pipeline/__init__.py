@@ -15,4 +15,5 @@ _HOME = {
     "load": "trained_model",
 }
 __all__ = sorted(_HOME)
-__getattr__ = lazy(__name__, _HOME)
+if not TYPE_CHECKING:
+    __getattr__ = lazy(__name__, _HOME)

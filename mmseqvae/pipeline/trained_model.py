@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from mmseqvae.config import ModelConfig, WindowConfig
 from mmseqvae.data import FrontEnd, decode_items, encode_items, front_end_from_dict
+from mmseqvae.data.data_warning import warn
 from mmseqvae.data.dataset import to_device
 from mmseqvae.decoding import Sampling
 from mmseqvae.features.arrays import FrontEnd as FrameFrontEnd
@@ -25,8 +25,6 @@ from mmseqvae.tokenizers.categories import Category, Labels
 from mmseqvae.tokenizers.characters import Tokenizer
 
 SHOWN = 5  # unknown symbols that a warning names
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -179,16 +177,16 @@ class Trained:
     def encode(self, items: Iterable[Mapping[str, Any]]) -> dict[str, Sequence]:
         """Items in user units, such as [{"text": "one"}], as a batch where the model is; see `encode_items`.
 
-        A warning is logged for what training never saw: symbols of a text, a label, the value of a covariate.
+        A `DataWarning` tells what training never saw: symbols of a text, a label, the value of a covariate.
         """
         items = list(items)
         batch = encode_items(self.front_ends, items)
         for name, front_end in self.front_ends.items():
             if isinstance(front_end, Tokenizer | Category):
-                for text in {item[name] for item in items if item.get(name) is not None}:
+                for text in dict.fromkeys(item[name] for item in items if item.get(name) is not None):
                     if unknown := front_end.unknown(text):
                         shown = ", ".join(repr(symbol) for symbol in list(unknown)[:SHOWN])
-                        logger.warning("%s %r: this model never saw %s", name, text, shown)
+                        warn(f"{name} {text!r}: this model never saw {shown}")
         return to_device(batch, self.model.device)
 
     def _generator(self, seed: int | None) -> torch.Generator | None:

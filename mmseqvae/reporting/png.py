@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmseqvae.data.data_warning import warn
 from mmseqvae.files import replacing
 
 if TYPE_CHECKING:
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 FIRST = "DejaVu Sans"  # matplotlib's own
 MORE = ("Noto Sans CJK", "WenQuanYi", "Noto Sans", "Noto Naskh Arabic", "Noto Emoji", "Arial Unicode", "PingFang")
-
-logger = logging.getLogger(__name__)
 
 
 def save_png(figure: Figure, path: Path, dpi: int = 100) -> Path:
@@ -37,7 +35,7 @@ def save_png(figure: Figure, path: Path, dpi: int = 100) -> Path:
         if warning not in glyphs:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     if glyphs:
-        logger.warning("%s: no font here has %d of its symbols; one such as Noto Sans CJK would do", path, len(glyphs))
+        warn(f"{path}: no font here has {len(glyphs)} of its symbols; one such as Noto Sans CJK would do")
     return path
 
 

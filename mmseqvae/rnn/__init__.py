@@ -15,4 +15,5 @@ _HOME = {
     "ConditionedRNN": "conditioned_rnn",
 }
 __all__ = sorted(_HOME)
-__getattr__ = lazy(__name__, _HOME)
+if not TYPE_CHECKING:
+    __getattr__ = lazy(__name__, _HOME)

@@ -23,4 +23,5 @@ _HOME = {
     "Category": "categories",
 }
 __all__ = sorted(_HOME)
-__getattr__ = lazy(__name__, _HOME)
+if not TYPE_CHECKING:
+    __getattr__ = lazy(__name__, _HOME)

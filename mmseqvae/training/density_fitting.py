@@ -9,6 +9,7 @@ import torch
 
 from mmseqvae.config import TrainingConfig
 from mmseqvae.data import SequenceDataset
+from mmseqvae.data.data_warning import warn
 from mmseqvae.fusion import Encoded
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.pipeline.dataset_posteriors import encoded
@@ -53,7 +54,7 @@ def fit_prior(model: MultimodalVAE, draws: torch.Tensor, training: TrainingConfi
         if len(fitted.means) < min(size, len(others) // 10):  # else all are wanted that may be had
             size = len(fitted.means)
     elif training.fitted_prior != "mixture":
-        logger.info("a mixture instead of a %s is the prior: only %d items", training.fitted_prior, draws.shape[1])
+        warn(f"a mixture instead of a {training.fitted_prior} is the prior: only {draws.shape[1]} items")
     model.fit_prior(draws, size, training.seed, progress)
 
 
@@ -74,13 +75,17 @@ def fit_conditionals(
 
 
 def _fit_each(model: MultimodalVAE, said: Encoded, training: TrainingConfig, progress: bool) -> None:
-    """Fit q(z | x_m) of every modality that stands beside another in at least 2 LEAST items; log which do not."""
+    """Fit q(z | x_m) of every modality that stands beside another in at least 2 LEAST items; tell of the others."""
     for name in said.names:
         together = int((said.here(name) & said.several).sum())
         if together < 2 * LEAST:
-            logger.info("no conditional of %s: %d items have it and something else", name, together)
+            if len(said.names) > 1:  # a modality that is alone needs none
+                warn(
+                    f"no unimodal posterior of {name} is fitted: {together} items have it and something else, "
+                    f"{2 * LEAST} are needed"
+                )
             continue
         nats = model.fit_conditional(
             name, said, kind=training.unimodal_posteriors, seed=training.seed, progress=progress
         )
-        logger.info("conditional of %s: %.2f nats a held-out draw of the joint posterior", name, nats)
+        logger.info("unimodal posterior of %s: %.2f nats a held-out draw of the joint posterior", name, nats)

@@ -7,17 +7,14 @@ network is trained on it, so what the model believes wrongly does not feed on it
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import torch
 
 from mmseqvae.data import SequenceDataset
+from mmseqvae.data.data_warning import warn
 from mmseqvae.data.dataset import to_device
 from mmseqvae.fusion import Encoded
 from mmseqvae.model import MultimodalVAE
-
-logger = logging.getLogger(__name__)
 
 BATCH = 256
 DRAWS = 8  # of the posterior, over which the probability of what is written is averaged
@@ -52,8 +49,8 @@ def with_pseudo_labels(
             kept = (shares >= sure) & whole[name].present
             found.append(model.encode(whole)[kept])
             added += int(kept.sum())
-        if len(lacking):
-            logger.info("%d of %d items without %s are taken to have what is written", added, len(lacking), name)
+        if added:
+            warn(f"{added} of {len(lacking)} items without {name} are taken to have what is written")
     return Encoded.join(found)
 
 
