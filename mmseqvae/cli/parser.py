@@ -2,46 +2,56 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, auto_cli
-from jsonargparse._core import ArgumentGroup  # the class of every group, which has no public name
+from jsonargparse import SUPPRESS, ArgumentParser, auto_cli, set_parsing_settings
 
-from mmseqvae.config.renamed_options import current
+import mmseqvae
+from mmseqvae.cli.spelling import hyphens, parts_of, spelt
+from mmseqvae.config.ready import READY
 from mmseqvae.distributed import processes
 
 ERRORS = (ValueError, OSError, ModuleNotFoundError, Warning)  # what a user can mend; anything else keeps its traceback
+ESSENTIAL = {
+    "audio.sample-rate", "text.units", "windows.length", "model.latent", "objective.name", "objective.beta",
+    "training.epochs", "training.batch-size", "training.learning-rate", "training.threads",
+}  # fmt: skip
+"""Options of configurations that the short help shows."""
+ALIASES = {"--start": ("--from",)}  # a name that Python keeps to itself
+CONFIG_HELP = f"Options from a YAML file, or ready ones: {', '.join(READY)}. Other options override them."
 
 
 def run(commands: Callable[..., Any] | dict[str, Any], args: list[str] | None = None, prog: str | None = None) -> Any:
     """Call a function, or one of several by its name, with the arguments of the command line.
 
-    Options are spelt --with-hyphens, a `list[str]` takes several words and a `bool` that is False none. Progress is
-    logged to standard error. So is every warning, as one line, once. A mistake of the user becomes one message there,
-    and exit code 2, and so does a warning that Python was told to take for an error.
+    Options are spelt --with-hyphens, a `list[str]` takes several words and a `bool` that is False none. `--help` shows
+    the essential ones, `--help all` all of them and `--help model` those of one configuration. Progress is logged to
+    standard error. So is every warning, as one line, once. A mistake of the user becomes one message there, and exit
+    code 2, and so does a warning that Python was told to take for an error.
     """
     logging.basicConfig(format="%(message)s")
     logging.getLogger("mmseqvae").setLevel(logging.INFO)
     for chatty in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    several = list(commands.values()) if isinstance(commands, dict) else [commands]
-    named = set().union(*(_named(get_type_hints(command)) for command in several))
-    words = [_spelt(word, named) for word in (sys.argv[1:] if args is None else args)]
-    words = [re.sub(r"^--from(?==|$)", "--start", word) for word in words]  # a name that Python keeps to itself
-    words = _gathered(words, set().union(*map(_lists, several)))
+    words = sys.argv[1:] if args is None else list(args)
+    several = isinstance(commands, dict)
+    each = commands if isinstance(commands, dict) else {"": commands}
+    words, shown = _help(words or ["--help"] * several, parts_of(each.values()))
+    set_parsing_settings(docstring_parse_attribute_docstrings=shown is not None)  # it takes a tenth of a second
+    parser = type("Parser", (Parser,), {"shown": shown or "", "parts": parts_of(each.values())})
+    options: dict[str, Any] = {"version": mmseqvae.__version__} if several else {}
     try:
         with warnings.catch_warnings():
             warnings.showwarning = Shown()
-            return auto_cli(commands, args=words, parser_class=Parser, prog=prog)
+            words = spelt(words, each)
+            return auto_cli(commands, args=words, parser_class=parser, prog=prog, config_help=CONFIG_HELP, **options)
     except ERRORS as error:
         name = (prog or sys.argv[0]).rpartition("/")[2]
         print(f"{name}: error: {_message(error)}", file=sys.stderr)
@@ -64,102 +74,83 @@ class Shown:
         self.texts.add(text)
 
 
-class Spelling:
-    """Of options: hyphens, several words for a list, no word for a switch. jsonargparse alone has neither."""
+class Parser(ArgumentParser):
+    """Options with hyphens, switches without a word, and a help that is short; jsonargparse alone has none of these.
+
+    shown: whose options the help shows: those of a configuration among `parts`, "all", or "" for the essential ones.
+    """
+
+    shown: str = ""
+    parts: list[str] = []  # noqa: RUF012
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.needed: list[str] = []  # what a command line must have
+        self.there: list[str] = []  # those of `parts` that this command has
+        super().__init__(*args, **kwargs)
 
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:
-        if args and args[0].startswith("--"):
-            args = tuple(_hyphens(option) for option in args)
-            if kwargs.get("type") is bool and kwargs.get("default") is False:
-                del kwargs["type"]
-                kwargs["action"] = "store_true"
-        return super().add_argument(*args, **kwargs)  # type: ignore[misc]
+        # jsonargparse gives its groups of arguments this method, too, and there `parser` is this parser
+        return _added(getattr(self, "parser", self), super().add_argument, *args, **kwargs)
 
+    def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
+        self.needed.append("COMMAND")
+        return super().add_subcommands(*args, **kwargs)
 
-class Group(Spelling, ArgumentGroup):
-    pass
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        self.usage = " ".join([self._name(), *self.needed, "[options]"])
+        if self.there and self.shown != "all":
+            self.epilog = f"All options: --help all. Those of one kind: --help {' | '.join(self.there)}."
+        return super().format_help(*args, **kwargs)
 
+    def shows(self, option: str) -> bool:
+        """Whether the help that is asked for has this option."""
+        part = option.partition(".")[0]
+        if part in self.parts and part not in self.there:
+            self.there.append(part)
+        if self.shown in ("", "all"):
+            return self.shown == "all" or option in ESSENTIAL or (part not in self.parts and option != "print-config")
+        return part == self.shown
 
-class Parser(Spelling, ArgumentParser):
-    _group_class = Group
+    def _name(self) -> str:
+        return self.prog.replace(" [options]", "")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """One message instead of a page of usage."""
         text, name = " ".join(message.split()), re.match(r"(python -m )?\S+", self.prog)[0]  # type: ignore[index]
-        print(f"{name}: error: {text} (see {self.prog.replace(' [options]', '')} --help)", file=sys.stderr)
+        print(f"{name}: error: {text} (see {self._name()} --help)", file=sys.stderr)
         raise SystemExit(2) from ex
 
 
-def _gathered(words: list[str], options: set[str]) -> list[str]:
-    """--tokens a b -> --tokens=["a", "b"] for the `options` that take several words."""
-    left: list[str] = []
-    lists: dict[str, list[str]] = {}
-    option = None
-    for word in words:
-        name, equals, value = word.partition("=")
-        if equals and name in options and not value.startswith("["):
-            lists.setdefault(name, []).append(value)
-            option = None
-        elif word.startswith("--"):
-            option = word if word in options else None
-            if option is None:
-                left.append(word)
-            else:
-                lists.setdefault(option, [])
-        elif option is None:
-            left.append(word)
-        else:
-            lists[option].append(word)
-    # an option without words stays as it is, so that the parser complains
-    return left + [f"{o}={json.dumps(found, ensure_ascii=False)}" if found else o for o, found in lists.items()]
+def _added(parser: Parser, add: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Add an argument: with hyphens, as a switch where its default is False, hidden where the help does not show it."""
+    if args and args[0].startswith("-"):
+        args = tuple(hyphens(option) for option in args)
+        if kwargs.get("type") is bool and kwargs.get("default") is False:
+            del kwargs["type"]
+            kwargs["action"] = "store_true"
+        if kwargs.get("required"):
+            parser.needed.append(f"{args[0]} {args[0][2:].upper()}")
+        args += ALIASES.get(args[0], ())
+    elif args:
+        parser.needed.append(args[0].upper())
+    action = add(*args, **kwargs)
+    if action is not None and args and not parser.shows(args[-1].lstrip("-")):
+        action.help = SUPPRESS
+    return action
 
 
-def _lists(command: Callable[..., Any]) -> set[str]:
-    """The options of a function that take several words: of type list[str] or tuple[str, str], `| None` or not."""
-    found = set()
-    for name, kind in get_type_hints(command).items():
-        if any(get_origin(part) in (list, tuple) for part in (kind, *get_args(kind))):
-            found.add(_hyphens(f"--{name}"))
-    return found
-
-
-def _hyphens(word: str) -> str:
-    """--data_dir=a_b -> --data-dir=a_b."""
-    return re.sub(r"^--[\w.]+", lambda option: option[0].replace("_", "-"), word)
-
-
-def _spelt(word: str, named: set[str]) -> str:
-    """An option with hyphens and under the name that it has today: --model.rnn=gru -> --model.cell=gru.
-
-    What follows one of the options `named` is a name of the user's and stays as it is.
-    """
-    option, equals, value = word.partition("=")
-    if not re.match(r"--[A-Za-z]", option):
-        return word
-    plain = option[2:].replace("-", "_")
-    prefix = next((known for known in named if plain.startswith(f"{known}.")), "")
-    if prefix == "objective.options":  # the arguments of a function
-        option = f"--{plain}"
-    if prefix == "model.modalities":  # its own name, and a setting
-        start, dot, setting = option.rpartition(".")
-        option = start + dot + setting.replace("-", "_") if option.count(".") > 2 else option
-    if (today := current(plain)) != plain:
-        new = f"--{today}" if prefix else _hyphens(f"--{today}")
-        print(f"warning: {option} is now called {new}; the next release will not know the old name", file=sys.stderr)
-        option = new
-    end = len(prefix) + 2 if prefix else None
-    return _hyphens(option[:end]) + (option[end:] if prefix else "") + equals + value
-
-
-def _named(kinds: Mapping[str, Any]) -> set[str]:
-    """Options of type dict, whose parts have names of the user's: objective.weights of --objective.weights.text."""
-    found = set()
-    for name, kind in kinds.items():
-        if get_origin(kind) is dict:
-            found.add(name)
-        elif is_dataclass(kind):
-            found |= {f"{name}.{part}" for part in _named(get_type_hints(kind))}
-    return found
+def _help(words: list[str], parts: list[str]) -> tuple[list[str], str | None]:
+    """The words without what stands behind --help, and that: "all", a part, or "" for nothing; None without --help."""
+    for place, word in enumerate(words):
+        option, equals, asked = word.partition("=")
+        if option.endswith(".help"):  # jsonargparse has these for classes in a dict
+            return words, "all"
+        if option in ("-h", "--help"):
+            asked = asked if equals else (words[place + 1] if place + 1 < len(words) else "")
+            if asked not in ("all", *parts):
+                return words, ""
+            return [*words[:place], option], asked
+    return words, None
 
 
 def _message(error: Exception) -> str:

@@ -129,7 +129,8 @@ class ModelConfig:
     max_steps_factor: float = 1.25
     """Most steps that a decoder may write, as a multiple of the longest sequence that was seen in training."""
     modalities: dict[str, ModalityConfig] = field(default_factory=dict)
-    """What single modalities have of their own, such as {"roll": ModalityConfig(likelihood="bernoulli")}."""
+    """What single modalities have of their own, such as {"roll": ModalityConfig(likelihood="bernoulli")}. On the
+    command line: --model.modalities.roll.likelihood bernoulli; --model.modalities.help lists what there is."""
 
     def __post_init__(self) -> None:
         own = {

@@ -78,7 +78,7 @@ MODULES = {
 # "Law=Distribution" was Law.
 NAMES = {
     "classification": {"reporting.confusion_matrix": "write_confusion"},
-    "cli": {"cli.commands": "AUDIO TEXT WINDOWS MODEL OBJECTIVE TRAINING train generate evaluate embed"},
+    "cli": {"cli.commands": "AUDIO TEXT WINDOWS MODEL OBJECTIVE TRAINING"},
     "completion": {"training.pseudo_labels": "completed=with_pseudo_labels"},
     "conditionals": {"priors.unimodal_posteriors": "Switched=SelectedDistribution"},
     "data.corpus": {"data.preparation": "VERSION prepare encode_items decode_items"},

@@ -49,10 +49,31 @@ def current_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     for part in ("model", "training"):
         if isinstance(found.get(part), dict):
             found[part] = current_keys(part, found[part])
-    objective = found.get("objective")
-    if isinstance(objective, dict) and objective.get("name", OF_OPTIONS) == OF_OPTIONS and objective.get("options"):
-        found["objective"] = {**objective, "options": current_keys("objective.options", objective["options"])}
+    if options := _options(found):
+        found["objective"] = {**found["objective"], "options": current_keys("objective.options", options)}
     return found
+
+
+def old_names(settings: Mapping[str, Any]) -> list[str]:
+    """The old names in what `current_settings` takes, such as training.sure."""
+    parts = {"model": settings.get("model"), "training": settings.get("training")}
+    held = {**parts, "objective.options": _options(settings)}
+    return [f"{part}.{name}" for part, there in held.items() if isinstance(there, dict)
+            for name in there if name in RENAMED[part]]  # fmt: skip
+
+
+def said(old: str, new: str | None = None) -> str:
+    """What an old name has become, for a warning."""
+    return f"{old} is now called {new or current(old)}; the next release will not know the old name"
+
+
+def _options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the objective, where it is the one whose options have new names."""
+    objective = settings.get("objective")
+    if not isinstance(objective, dict) or objective.get("name", OF_OPTIONS) != OF_OPTIONS:
+        return {}
+    options = objective.get("options")
+    return options if isinstance(options, dict) else {}
 
 
 def warned_keys(part: str, options: Mapping[str, Any], stacklevel: int) -> dict[str, Any]:
@@ -64,8 +85,7 @@ def warned_keys(part: str, options: Mapping[str, Any], stacklevel: int) -> dict[
 
 def warn(name: str, stacklevel: int) -> None:
     """Say what an old name has become."""
-    text = f"{name} is now called {current(name)}; the next release will not know the old name"
-    warnings.warn(text, FutureWarning, stacklevel + 1)
+    warnings.warn(said(name), FutureWarning, stacklevel + 1)
 
 
 def accepts_old_names(part: str) -> Callable[[type[T]], type[T]]:
