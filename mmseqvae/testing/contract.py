@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ SHAPES: list[tuple[list[int], int, float]] = [
 JUNK = -(10**6)  # a token that no vocabulary has; of frames it is NaN
 MORE = 3  # steps of padding that are added
 ALL = slice(None)  # rows
+Some = TypeVar("Some")
 READ_WHAT_IS_THERE = "Read `x.filled()`, or choose by `x.mask` before computing: NaN times a mask of 0 is still NaN."
 
 
@@ -103,6 +105,14 @@ def made_batches(
         made_batch([min(length, longest) for length in lengths], padding, observed, noise=noise, **reads)
         for lengths, padding, observed in SHAPES
     ]
+
+
+def chosen(own: Iterable[Some] | None, made: list[Some]) -> list[Some]:
+    """The user's own batches, if there are any, else those that are made. Raises ValueError for an empty list."""
+    found = made if own is None else list(own)
+    if not found:
+        raise ValueError("`batches` is empty, so nothing would be verified")
+    return found
 
 
 def junk(x: Sequence, where: Tensor) -> Sequence:

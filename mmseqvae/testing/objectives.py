@@ -20,6 +20,7 @@ from mmseqvae.testing.contract import (
     ContractError,
     check_gradients,
     check_same,
+    chosen,
     gradients,
     junk,
     made_batch,
@@ -61,7 +62,7 @@ def small_model() -> MultimodalVAE:
     return model.double().eval()
 
 
-def small_batches() -> list[dict[str, Sequence]]:
+def small_batches() -> list[Batch]:
     """Batches for `small_model`, one for each of `LENGTHS`, with padding and, in audio, holes."""
     noise = torch.Generator().manual_seed(0)
     kinds: dict[str, Any] = {name: {"vocabulary": VOCABULARY, "end": 0} for name in ("text", "label")}
@@ -95,10 +96,11 @@ def verify_objective(
 
     Raises:
         ContractError: an AssertionError that says what is wrong.
+        ValueError: `batches` is empty.
     """
     untrained = tuple(untrained)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        for batch in batches or small_batches():
+        for batch in chosen(batches, small_batches()):
             terms = _check_padding(objective, batch, options, untrained)
             _check_elbo(objective, batch, options, terms)
             _check_rows_apart(objective, batch, options)

@@ -17,6 +17,7 @@ from mmseqvae.testing.contract import (
     check_reading,
     check_same,
     check_shape,
+    chosen,
     copied,
     described,
     junk,
@@ -47,7 +48,7 @@ def verify_encoder(
 
     Raises:
         ContractError: an AssertionError that says what is wrong.
-        ValueError: neither or both of channels and vocabulary are known.
+        ValueError: neither or both of channels and vocabulary are known, or `batches` is empty.
     """
     latent, reads = _latent("encoder", encoder), _reads(encoder, channels, vocabulary)
     with copied(encoder) as (part, device):
@@ -62,7 +63,7 @@ def verify_encoder(
                 check_shape(f"your encoder gives a {name}", value, (len(x), latent), "[B, latent]", x)
             return said
 
-        for x in batches or made_batches(**reads):
+        for x in chosen(batches, made_batches(**reads)):
             check_reading("encoder", part, ask, x.to(device), {})
 
 
@@ -89,7 +90,7 @@ def verify_decoder(
 
     Raises:
         ContractError: an AssertionError that says what is wrong.
-        ValueError: neither or both of channels and vocabulary are known.
+        ValueError: neither or both of channels and vocabulary are known, or `batches` is empty.
     """
     latent, reads = _latent("decoder", decoder), _reads(decoder, channels, vocabulary)
     tokens = "vocabulary" in reads
@@ -103,7 +104,7 @@ def verify_decoder(
     with copied(decoder) as (part, device):
         latents = torch.randn(DRAWS, latent, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         latents = latents.to(device)
-        for made in batches or made_batches(**reads, end=end, longest=longest):
+        for made in chosen(batches, made_batches(**reads, end=end, longest=longest)):
             x = made.to(device)
             z = latents[: len(x)].clone().requires_grad_()
 

@@ -1,17 +1,20 @@
 """Own parts that keep the contract pass; each broken one is told what it does wrong."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mmseqvae import Gaussian, Modality, MultimodalVAE, Sequence
+from mmseqvae import FrameEncoder, Gaussian, Modality, MultimodalVAE, Sequence, TokenDecoder
 from mmseqvae.objectives import elbo
 from mmseqvae.testing import ContractError, made_batches, verify_decoder, verify_encoder
 from tests.testing.own_parts import (
     CHANNELS,
+    LATENT,
     VOCABULARY,
     ConvolutionalEncoder,
     SteadyDecoder,
@@ -35,6 +38,27 @@ def test_own_parts_pass_and_stay_as_they_are() -> None:
         assert part.training
         assert all(torch.equal(value, before[name]) for name, value in part.state_dict().items())
         assert all(parameter.grad is None for parameter in part.parameters())
+
+
+def test_the_example_of_contributing_runs() -> None:
+    page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (example,) = (code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "verify_encoder" in code)
+    decoder = TokenDecoder(30, LATENT, end=0, max_steps=6, hidden=4)
+    exec(example, {"encoder": FrameEncoder(80, LATENT, hidden=4), "decoder": decoder, "objective": elbo})
+
+
+def test_labels_large_vocabularies_and_long_decoders_pass() -> None:
+    for decoder in (
+        TokenDecoder(6, LATENT, end=0, max_steps=1, hidden=4),
+        TokenDecoder(6, LATENT, end=0, max_steps=2, hidden=4, never_first=(0, 1)),
+        TokenDecoder(2000, LATENT, end=5, max_steps=500, hidden=4),
+    ):
+        verify_decoder(decoder)
+
+
+def test_no_batches_are_refused() -> None:
+    with pytest.raises(ValueError, match="nothing would be verified"):
+        verify_encoder(ConvolutionalEncoder(), channels=CHANNELS, batches=[])
 
 
 def test_own_parts_make_a_model() -> None:
