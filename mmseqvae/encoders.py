@@ -6,6 +6,8 @@ expert = FrameEncoder(channels=80, latent=32)(Sequence(log_mels, lengths))   # e
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -56,6 +58,8 @@ class NormalisedMean(nn.Module):
 
 class _RecurrentEncoder(nn.Module):
     """What both encoders share: recurrent layers, pooling over time, and a linear layer to mean and log-variance."""
+
+    __call__: Callable[[Sequence], Gaussian]  # what `forward` is called by, which torch leaves untyped
 
     def __init__(
         self,
