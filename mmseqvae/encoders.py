@@ -6,7 +6,7 @@ expert = FrameEncoder(channels=80, latent=32)(Sequence(log_mels, lengths))   # e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +59,9 @@ class NormalisedMean(nn.Module):
 class _RecurrentEncoder(nn.Module):
     """What both encoders share: recurrent layers, pooling over time, and a linear layer to mean and log-variance."""
 
-    __call__: Callable[[Sequence], Gaussian]  # what `forward` is called by, which torch leaves untyped
+    if TYPE_CHECKING:  # torch leaves untyped what calls `forward`
+
+        def __call__(self, x: Sequence) -> Gaussian: ...
 
     def __init__(
         self,
