@@ -131,12 +131,13 @@ def fit_mixture(
     z: Tensor, components: int, seed: int = 0, progress: bool = False, valid: Tensor | None = None,
     learnt: Prior | None = None,
 ) -> Mixture:  # fmt: skip
-    """Fit a diagonal Gaussian mixture to draws z [N, D] by expectation maximisation (scikit-learn, as many threads as torch).
+    """Fit a diagonal Gaussian mixture to draws z [N, D] by expectation maximisation.
 
-    z may be [S, N, D], several draws from each posterior. With draws `valid` [..., N', D] from posteriors of other
-    items, `components` is the most that is tried: it is halved until 1, and the size of the highest mean log-density of
-    `valid` is kept. The better of two starts each, and where a mixture was `learnt` with the model a third from its
-    parts, `merged`; at most one component for every ten items. Raises ValueError below two items or one component.
+    scikit-learn does it, on as many threads as torch has. z may be [S, N, D], several draws from each posterior. With
+    draws `valid` [..., N', D] from posteriors of other items, `components` is the most that is tried: it is halved
+    until 1, and the size of the highest mean log-density of `valid` is kept. The better of two starts each, and where a
+    mixture was `learnt` with the model a third from its parts, `merged`; at most one component for every ten items.
+    Raises ValueError below two items or one component.
     """
     from sklearn import mixture
     from threadpoolctl import threadpool_limits
