@@ -6,6 +6,8 @@ expert = FrameEncoder(channels=80, latent=32)(Sequence(log_mels, lengths))   # e
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -56,6 +58,10 @@ class NormalisedMean(nn.Module):
 
 class _RecurrentEncoder(nn.Module):
     """What both encoders share: recurrent layers, pooling over time, and a linear layer to mean and log-variance."""
+
+    if TYPE_CHECKING:  # torch leaves untyped what calls `forward`
+
+        def __call__(self, x: Sequence) -> Gaussian: ...
 
     def __init__(
         self,

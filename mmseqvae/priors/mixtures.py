@@ -131,14 +131,16 @@ def fit_mixture(
     z: Tensor, components: int, seed: int = 0, progress: bool = False, valid: Tensor | None = None,
     learnt: Prior | None = None,
 ) -> Mixture:  # fmt: skip
-    """Fit a diagonal Gaussian mixture to draws z [N, D] by expectation maximisation (scikit-learn).
+    """Fit a diagonal Gaussian mixture to draws z [N, D] by expectation maximisation.
 
-    z may be [S, N, D], several draws from each posterior. With draws `valid` [..., N', D] from posteriors of other
-    items, `components` is the most that is tried: it is halved until 1, and the size of the highest mean log-density of
-    `valid` is kept. The better of two starts each, and where a mixture was `learnt` with the model a third from its
-    parts, `merged`; at most one component for every ten items. Raises ValueError below two items or one component.
+    scikit-learn does it, on as many threads as torch has. z may be [S, N, D], several draws from each posterior. With
+    draws `valid` [..., N', D] from posteriors of other items, `components` is the most that is tried: it is halved
+    until 1, and the size of the highest mean log-density of `valid` is kept. The better of two starts each, and where a
+    mixture was `learnt` with the model a third from its parts, `merged`; at most one component for every ten items.
+    Raises ValueError below two items or one component.
     """
     from sklearn import mixture
+    from threadpoolctl import threadpool_limits
 
     items = z.shape[-2]
     if components < 1 or items < 2:
@@ -171,7 +173,8 @@ def fit_mixture(
         return Mixture(tensor(best.weights_).log(), tensor(best.means_), tensor(best.covariances_).log())
 
     total = sum(map(len, starts.values()))
-    with tqdm(total=total, desc="fitting the prior", unit="start", disable=not progress) as bar:
+    bar = tqdm(total=total, desc="fitting the prior", unit="start", disable=not progress)
+    with bar, threadpool_limits(torch.get_num_threads()):  # scikit-learn's threads wait for one another, too
         found = [fitted(size) for size in sizes]
     return found[0] if valid is None else max(found, key=lambda prior: float(prior.log_prob(valid).mean()))
 
