@@ -1,4 +1,4 @@
-"""The commands train, generate, evaluate and embed; `cli_tasks.py` has others. Nothing heavy is imported at once."""
+"""The commands train, generate, evaluate and embed; others in `task_commands.py`. Nothing heavy is imported at once."""
 
 from __future__ import annotations
 
