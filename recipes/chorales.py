@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig
+from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig, load_config
 from mmseqvae.data.download import download, hold_to_first
 from mmseqvae.distributed import by_first
 from mmseqvae.files import replacing, write_csv
@@ -125,12 +125,8 @@ def prepare_chorales(folder: Path, chorales: dict[str, list[Chorale]]) -> Path:
 
 # ------------------------------------------------------------------------------------ model, training, evaluation
 
-MODEL = ModelConfig(
-    latent=16, frame_encoder=64, frame_inputs=64, frame_decoder=128, reduction=1, likelihood="bernoulli",
-    prior="standard", input_dropout=0.1, input_noise=0.0,
-)  # fmt: skip
-OBJECTIVE = ObjectiveConfig(name="elbo", beta_warm_up=100)
-TRAINING = TrainingConfig(epochs=60, batch_size=32, patience=20)
+SETTINGS = load_config("piano_rolls")
+MODEL, OBJECTIVE, TRAINING = SETTINGS.model, SETTINGS.objective, SETTINGS.training
 
 
 def main(

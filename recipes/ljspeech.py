@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import soundfile
 
-from mmseqvae.config import CACHE_DIR, LogMelConfig, ModelConfig, ObjectiveConfig, TrainingConfig
+from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig, load_config
 from mmseqvae.data.download import download, extract
 from mmseqvae.distributed import by_first
 
@@ -79,13 +79,9 @@ def prepare_sentences(folder: Path, data_dir: Path | None, seconds: float) -> Pa
 
 # ------------------------------------------------------------------------------------ model, training, evaluation
 
-AUDIO = LogMelConfig(sample_rate=16000, n_fft=1024, hop_length=256, n_mels=64)
-MODEL = ModelConfig(
-    latent=256, token_embedding=64, token_encoder=192, token_decoder=256, frame_encoder=192, frame_decoder=384,
-    reduction=4,
-)  # fmt: skip
-OBJECTIVE = ObjectiveConfig()
-TRAINING = TrainingConfig(epochs=60)
+SETTINGS = load_config("sentences")
+AUDIO, MODEL = SETTINGS.audio, SETTINGS.model
+OBJECTIVE, TRAINING = SETTINGS.objective, SETTINGS.training
 WORDS = (0, 5, 10, 15)  # figures are of sentences of 1 to 5 words, 6 to 10, 11 to 15, and more
 
 

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig
+from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig, load_config
 from mmseqvae.distributed import by_first
 from mmseqvae.files import replacing, write_csv
 from mmseqvae.reporting.png import save_png
@@ -130,21 +130,8 @@ def write_series(folder: Path, series: dict[str, np.ndarray], splits: list[str])
 
 # ------------------------------------------------------------------------------------ model, training, evaluation
 
-MODEL = ModelConfig(
-    latent=16, prior_components=20, frame_encoder=64, frame_inputs=32, frame_decoder=128, reduction=4,
-    input_dropout=0.5, input_noise=0.1,
-)  # fmt: skip
-OBJECTIVE = ObjectiveConfig(beta_warm_up=200, options={"coordination": 0.1})
-TRAINING = TrainingConfig(
-    epochs=150,
-    batch_size=100,
-    learning_rate=4e-3,
-    warm_up=50,
-    span_masking=0.7,
-    fitted_components=20,
-    unimodal_posteriors="none",
-    ema_decay=0.99,
-)
+SETTINGS = load_config("sensors")
+MODEL, OBJECTIVE, TRAINING = SETTINGS.model, SETTINGS.objective, SETTINGS.training
 
 
 def main(

@@ -44,7 +44,7 @@ def run(commands: Callable[..., Any] | dict[str, Any], args: list[str] | None = 
     several = isinstance(commands, dict)
     each = commands if isinstance(commands, dict) else {"": commands}
     words, shown = _help(words or ["--help"] * several, parts_of(each.values()))
-    set_parsing_settings(docstring_parse_attribute_docstrings=shown is not None)  # it takes a tenth of a second
+    set_parsing_settings(docstring_parse_attribute_docstrings=shown is not None)  # which takes time
     parser = type("Parser", (Parser,), {"shown": shown or "", "parts": parts_of(each.values())})
     options: dict[str, Any] = {"version": mmseqvae.__version__} if several else {}
     try:

@@ -48,13 +48,29 @@ def test_what_is_shown_is_found() -> None:
     assert {"mmseqvae", "recipes.sentences", "recipes.requests", "benchmarks.quality.objectives"} <= found
 
 
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of settings that pages show, where commands look for them."""
+    for text in texts():
+        for name, rest in re.findall(r"```yaml\n# (\w+\.yaml)(.*?)```", text, flags=re.DOTALL):
+            (tmp_path / name).write_text(f"#{rest}", encoding="utf-8")
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize(("module", "arguments"), shown())
 def test_its_parser_takes_it(module: str, arguments: str) -> None:
     told: list[str] = []
     words = shlex.split(arguments)
+    commands: Any
     if module == "mmseqvae":
-        run({words[0]: noting(getattr(cli, words[0]), told)}, words, "mmseqvae")
-        assert told == [words[0]]
+        commands, prog, name = {words[0]: noting(getattr(cli, words[0]), told)}, "mmseqvae", words[0]
     else:
-        run(noting(importlib.import_module(module).main, told), words, f"python -m {module}")
-        assert told == ["main"]
+        commands, prog, name = noting(importlib.import_module(module).main, told), f"python -m {module}", "main"
+    if any(word.endswith(("--help", ".help")) for word in words):
+        with pytest.raises(SystemExit) as end:
+            run(commands, words, prog)
+        assert not end.value.code
+    else:
+        run(commands, words, prog)
+        assert told == [name]

@@ -16,7 +16,7 @@ from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.config.renamed_options import RENAMED, current
 from mmseqvae.objectives import chosen
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 CONFIGS: dict[str, tuple[Any, dict[str, Any]]] = {
     "training": (
         TrainingConfig,
