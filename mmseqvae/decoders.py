@@ -50,6 +50,7 @@ class TokenDecoder(nn.Module):
         input_dropout: float = 0.0,
         input_noise: float = 0.0,
         never_first: tuple[int, ...] = (),
+        kernel: str = "auto",
     ) -> None:
         super().__init__()
         if not 0 <= end < vocabulary:
@@ -62,7 +63,7 @@ class TokenDecoder(nn.Module):
         self.never_first = list(never_first)
         self.hidden_token, self.start_token = vocabulary, vocabulary + 1
         self.embedding = nn.Embedding(vocabulary + 2, embedding)
-        self.net = ConditionedRNN(latent, embedding, hidden, kind, layers, dropout)
+        self.net = ConditionedRNN(latent, embedding, hidden, kind, layers, dropout, kernel)
         self.dropout = nn.Dropout(dropout)
         self.to_logits = nn.Linear(hidden, vocabulary)
 
@@ -74,7 +75,7 @@ class TokenDecoder(nn.Module):
         z, rows = stack_draws(z, x)
         check_lengths(x, self.max_steps)
         previous = F.pad(x.filled(self.hidden_token), (1, 0), value=self.start_token)[:, : x.steps]
-        packing = Packing.of(x.lengths, x.steps)
+        packing = self.net.rnn.packing(x.lengths, x.steps)
         hidden = self.dropout(self.net(z, self.embedding(packing.gather(self._corrupt(previous))), packing))
         tokens = packing.gather(x.filled())[:, None].expand(-1, len(z))
         nats = linear_categorical_log_prob(
@@ -87,8 +88,9 @@ class TokenDecoder(nn.Module):
     @torch.no_grad()
     def sample(self, z: Tensor, how: TokenSampling, generator: torch.Generator | None = None) -> Sequence:
         """Free-running draws, one a row: z [N, D] -> Sequence of N that ends in `end`."""
-        drawn = autoregressive.Tokens(z, min(how.max_steps or self.max_steps, self.max_steps), self.end, how, generator)
-        if cuda_graphs.fits(z):
+        limit, kernel = min(how.max_steps or self.max_steps, self.max_steps), self.net.rnn.kernel
+        drawn = autoregressive.Tokens(z, limit, self.end, how, generator, kernel)
+        if cuda_graphs.fits(z) and not self.net.rnn.plain:
             cuda_graphs.tokens(self.net, self.embedding, self.to_logits, z, drawn, self.start_token, self.never_first)
         else:
             self._draw(z, drawn)
@@ -97,7 +99,8 @@ class TokenDecoder(nn.Module):
     def _draw(self, z: Tensor, drawn: autoregressive.Tokens) -> None:
         """Step by step."""
         step = autoregressive.steps(self.net, z, drawn.limit, self.embedding)
-        constant, logits = self.to_logits(step.added), autoregressive.affine(self.to_logits.weight, len(z))
+        constant = self.to_logits(step.added)
+        logits = autoregressive.affine(self.to_logits.weight, len(z), self.net.rnn.kernel)
         token = torch.full((len(z),), self.start_token, device=z.device)
         for t in range(drawn.limit - 1):
             distribution = logits(step(token), constant)
@@ -177,6 +180,7 @@ class FrameDecoder(nn.Module):
         dropout: float = 0.0,
         input_dropout: float = 0.0,
         input_noise: float = 0.0,
+        kernel: str = "auto",
     ) -> None:
         super().__init__()
         if reduction < 1:
@@ -187,7 +191,7 @@ class FrameDecoder(nn.Module):
         self.start = nn.Parameter(torch.zeros(reduction * likelihood.channels))
         self.hole = nn.Parameter(torch.zeros(likelihood.channels))
         self.from_block = nn.Linear(reduction * likelihood.channels, inputs)
-        self.net = ConditionedRNN(latent, inputs, hidden, kind, layers, dropout)
+        self.net = ConditionedRNN(latent, inputs, hidden, kind, layers, dropout, kernel)
         self.dropout = nn.Dropout(dropout)
         self.to_frames = nn.Linear(hidden, reduction * likelihood.size)
         self.to_end = nn.Linear(hidden, reduction + 1)
@@ -233,7 +237,8 @@ class FrameDecoder(nn.Module):
 
     def _packing(self, x: Sequence) -> Packing | Padded:
         """Of the blocks."""
-        return Packing.of((x.lengths + self.reduction - 1) // self.reduction, -(-x.steps // self.reduction))
+        blocks = (x.lengths + self.reduction - 1) // self.reduction
+        return self.net.rnn.packing(blocks, -(-x.steps // self.reduction))
 
     def _blocks(self, x: Tensor) -> Tensor:
         """[B, T, ...] -> [B, blocks, r, ...], 0 beyond the end."""
@@ -245,8 +250,8 @@ class FrameDecoder(nn.Module):
         """Free-running draws, one a row: z [N, D] -> Sequence of N, lengths 1 to `max_steps`."""
         limit = min(how.max_steps or self.max_steps, self.max_steps)
         count = -(-limit // self.reduction)
-        ends = autoregressive.Ends(z, limit, how.end == "draw", generator)
-        if cuda_graphs.fits(z) and self.likelihood.additive:
+        ends = autoregressive.Ends(z, limit, how.end == "draw", generator, self.net.rnn.kernel)
+        if cuda_graphs.fits(z) and self.likelihood.additive and not self.net.rnn.plain:
             layers = self.from_block, self.to_frames, self.to_end
             frames = cuda_graphs.frames(
                 self.net, *layers, self.likelihood, z, self.start, count, how.noise, ends, generator
@@ -261,7 +266,8 @@ class FrameDecoder(nn.Module):
         """Step by step."""
         layers = self.from_block, self.to_frames, self.to_end
         step = autoregressive.steps(self.net, z, count)
-        blocks = autoregressive.Blocks(self.likelihood, *layers, step.added, count, noise, generator)
+        kernel = self.net.rnn.kernel
+        blocks = autoregressive.Blocks(self.likelihood, *layers, step.added, count, noise, generator, kernel)
         x = blocks.start(self.start)
         for j in range(count):
             x, output = blocks.step(step(x), j)

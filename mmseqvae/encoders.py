@@ -9,13 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from mmseqvae.distributions.gaussian import Gaussian
 from mmseqvae.rnn.layer import Recurrent
-from mmseqvae.sequence import Sequence, full, step_mask
+from mmseqvae.sequence import Sequence, full, recorded, step_mask
 
 POOLINGS = ("last", "mean", "max")
 
@@ -74,12 +73,15 @@ class _RecurrentEncoder(nn.Module):
         dropout: float,
         pooling: str,
         mean_scale: float,
+        kernel: str,
     ) -> None:
         super().__init__()
         if pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
         self.latent, self.pooling = latent, pooling
-        self.rnn = Recurrent(inputs, hidden, kind=kind, layers=layers, bidirectional=bidirectional, dropout=dropout)
+        self.rnn = Recurrent(
+            inputs, hidden, kind=kind, layers=layers, bidirectional=bidirectional, dropout=dropout, kernel=kernel
+        )
         self.dropout = nn.Dropout(dropout)
         self.to_latent = nn.Linear(self.rnn.channels, 2 * latent)
         self.normalised = NormalisedMean(latent, mean_scale) if mean_scale else None
@@ -109,9 +111,9 @@ class TokenEncoder(_RecurrentEncoder):
 
     vocabulary: V, tokens are 0..V-1. embedding, hidden: sizes. kind: "tanh", "gru" or "lstm". pooling: "last" (where
     each direction ends), "mean" or "max" over the steps. dropout: between layers and before the last linear layer.
-    mean_scale: spread of batch-normalised posterior means (`NormalisedMean`), 0 for none.
+    mean_scale: spread of batch-normalised posterior means (`NormalisedMean`), 0 for none. kernel: see `Recurrent`.
     A hole (unobserved step) is read as a learnt vector; those behind the last observed step are not read at all, so a
-    prefix is the same with and without them. Raises ValueError for unknown kinds and poolings.
+    prefix is the same with and without them. Raises ValueError for unknown kinds, poolings and kernels.
     """
 
     def __init__(
@@ -127,8 +129,9 @@ class TokenEncoder(_RecurrentEncoder):
         dropout: float = 0.0,
         pooling: str = "last",
         mean_scale: float = 0.0,
+        kernel: str = "auto",
     ) -> None:
-        super().__init__(embedding, latent, hidden, kind, layers, bidirectional, dropout, pooling, mean_scale)
+        super().__init__(embedding, latent, hidden, kind, layers, bidirectional, dropout, pooling, mean_scale, kernel)
         self.vocabulary = vocabulary
         self.embedding = nn.Embedding(vocabulary + 1, embedding)  # the last row stands for a hole
 
@@ -156,20 +159,27 @@ class FrameEncoder(_RecurrentEncoder):
         pooling: str = "last",
         mean_scale: float = 0.0,
         reduction: int = 1,
+        kernel: str = "auto",
     ) -> None:
         if reduction < 1:
             raise ValueError(f"reduction must be at least 1, got {reduction}")
         super().__init__(
-            channels * reduction, latent, hidden, kind, layers, bidirectional, dropout, pooling, mean_scale
+            channels * reduction, latent, hidden, kind, layers, bidirectional, dropout, pooling, mean_scale, kernel
         )
         self.channels, self.reduction = channels, reduction
         self.hole = nn.Parameter(torch.zeros(channels))
 
     def embed(self, x: Sequence) -> tuple[Tensor, Tensor]:
         frames = torch.where(x.mask[..., None], x.values, self.hole)
-        missing = -x.steps % self.reduction
-        if missing:
-            frames = F.pad(frames, (0, 0, 0, missing))
-            frames[:, x.steps :] = self.hole
-        stacked = rearrange(frames, "b (n r) c -> b n (r c)", r=self.reduction)
-        return stacked, (x.known_lengths + self.reduction - 1) // self.reduction
+        return self._blocks(frames), (x.known_lengths + self.reduction - 1) // self.reduction
+
+    def _blocks(self, frames: Tensor) -> Tensor:
+        """[B, T, C] -> [B, N, r C], the last one filled up with holes."""
+        rows, steps, r = frames.shape[0], frames.shape[1], self.reduction
+        if recorded() and r > 1:  # for any number of steps; one block more, since torch asks whether there is only one
+            first = r * torch.arange((steps + r - 1) // r + 1, device=frames.device)[:, None]
+            places = (first + torch.arange(r, device=frames.device)).clamp(max=steps)
+            return torch.cat([frames, self.hole.expand(rows, 1, -1)], 1)[:, places].flatten(2)
+        if missing := -steps % r:
+            frames = torch.cat([frames, self.hole.expand(rows, missing, -1)], 1)
+        return rearrange(frames, "b (n r) c -> b n (r c)", r=r)

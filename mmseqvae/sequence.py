@@ -7,12 +7,16 @@ S subsets, V vocabulary, H hidden units, R reduction factor (frames a decoder st
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
-from typing import Any, overload
+from typing import Any, Generic, TypeVar, overload
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
+
+Class = TypeVar("Class", bound=type[Any])
+Value = TypeVar("Value")
 
 
 @lru_cache(maxsize=256)
@@ -27,6 +31,52 @@ def step_mask(lengths: Tensor, steps: int) -> Tensor:
     return torch.arange(steps, device=lengths.device) < lengths[:, None]
 
 
+def recorded() -> bool:
+    """Whether torch.export, torch.compile or torch.jit.trace record what runs, to run it on other shapes."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+class cached(cached_property[Value], Generic[Value]):
+    """`functools.cached_property` that keeps nothing of what is only recorded."""
+
+    def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:
+        return self.func(instance) if recorded() else super().__get__(instance, owner)
+
+
+def register_pytree(cls: Class) -> Class:
+    """Let torch.export and everything else of torch that walks through containers see the tensors of a dataclass.
+
+    Fields that are None are no leaves. What is put together again is neither checked nor computed anew: its leaves may
+    be anything that stands for a tensor meanwhile.
+    """
+    names = [field.name for field in fields(cls)]
+
+    def there(x: Any) -> list[str]:
+        return [name for name in names if getattr(x, name) is not None]
+
+    def flatten(x: Any) -> tuple[list[Any], list[str]]:
+        return [getattr(x, name) for name in there(x)], there(x)
+
+    def flatten_with_keys(x: Any) -> tuple[list[tuple[pytree.KeyEntry, Any]], list[str]]:
+        return [(pytree.GetAttrKey(name), getattr(x, name)) for name in there(x)], there(x)
+
+    def unflatten(leaves: Iterable[Any], context: list[str]) -> Any:
+        x = object.__new__(cls)
+        for name, value in (dict.fromkeys(names) | dict(zip(context, leaves, strict=True))).items():
+            object.__setattr__(x, name, value)
+        return x
+
+    pytree.register_pytree_node(
+        cls,
+        flatten,
+        unflatten,
+        serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
+        flatten_with_keys_fn=flatten_with_keys,
+    )
+    return cls
+
+
+@register_pytree
 @dataclass(frozen=True)
 class Sequence:
     """A batch of sequences of one modality.
@@ -103,17 +153,17 @@ class Sequence:
     def device(self) -> torch.device:
         return self.values.device
 
-    @cached_property
+    @cached
     def valid(self) -> Tensor:
         """[B, T] bool: the step exists (it may still be a hole)."""
         return step_mask(self.lengths, self.steps)
 
-    @cached_property
+    @cached
     def mask(self) -> Tensor:
         """[B, T] bool: the step exists and was observed. Only these steps are read and scored."""
         return self.valid if self.observed is None else self.valid & self.observed
 
-    @cached_property
+    @cached
     def present(self) -> Tensor:
         """[B] bool: at least one step of the item was observed."""
         return self.lengths > 0 if self.observed is None else self.mask.any(1)

@@ -90,7 +90,7 @@ class _Encoder(nn.Module):
     def __init__(self, rnn: Recurrent, latent: int, naive: bool) -> None:
         super().__init__()
         layer = rnn.forwards[0]
-        assert isinstance(layer, nn.GRU)
+        assert isinstance(layer, nn.RNNBase)
         self.naive = naive
         self.ahead = nn.GRU(layer.input_size, rnn.hidden, batch_first=True)
         self.behind = nn.GRU(layer.input_size, rnn.hidden, batch_first=True)
@@ -114,7 +114,7 @@ class _Decoder(nn.Module):
     def __init__(self, rnn: Recurrent, latent: int, outputs: int, naive: bool) -> None:
         super().__init__()
         layer = rnn.forwards[0]
-        assert isinstance(layer, nn.GRU)
+        assert isinstance(layer, nn.RNNBase)
         self.naive = naive
         size = layer.input_size + latent
         self.rnn = nn.GRUCell(size, rnn.hidden) if naive else nn.GRU(size, rnn.hidden, batch_first=True)

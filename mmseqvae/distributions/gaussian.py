@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from mmseqvae.sequence import register_pytree
+
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -24,6 +26,7 @@ class Distribution(Protocol):
     def __getitem__(self, index: Any, /) -> Distribution: ...
 
 
+@register_pytree
 @dataclass(frozen=True)
 class Gaussian:
     """N(mean, exp(logvar)), independent dimensions: `mean` and `logvar` are [..., D]."""
@@ -83,6 +86,7 @@ class Gaussian:
         return Gaussian(self.mean[index], self.logvar[index])  # type: ignore[index]
 
 
+@register_pytree
 @dataclass(frozen=True)
 class GaussianMixture:
     """sum_s weight_s N(mean_s, exp(logvar_s)): `log_weights` is [S, ...], `parts` a Gaussian [S, ..., D].

@@ -1,4 +1,4 @@
-"""What a trained model says of data: likelihoods by importance sampling, forecasts."""
+"""What a trained model says of data: likelihoods by importance sampling, forecasts, single steps of a decoder."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from mmseqvae import lazy
 
 if TYPE_CHECKING:
+    from mmseqvae.inference.decoder_step import DecoderStep as DecoderStep
     from mmseqvae.inference.forecasting import Draws as Draws
 
 _HOME = {
+    "DecoderStep": "decoder_step",
     "Draws": "forecasting",
 }
 __all__ = sorted(_HOME)

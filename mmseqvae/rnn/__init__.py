@@ -9,10 +9,12 @@ from mmseqvae import lazy
 if TYPE_CHECKING:
     from mmseqvae.rnn.conditioned_rnn import ConditionedRNN as ConditionedRNN
     from mmseqvae.rnn.layer import Recurrent as Recurrent
+    from mmseqvae.rnn.layer import set_kernel as set_kernel
 
 _HOME = {
     "Recurrent": "layer",
     "ConditionedRNN": "conditioned_rnn",
+    "set_kernel": "layer",
 }
 __all__ = sorted(_HOME)
 if not TYPE_CHECKING:

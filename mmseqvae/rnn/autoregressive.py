@@ -2,7 +2,8 @@
 
 The latent's share of every step and the biases become one vector a row; tokens are looked up among embeddings that
 went through the input weights already; a layer's step is then one product and one pass over memory (`cells.py`,
-compiled in `fused.py`). `Steps` is the plain version, which tests compare with and LSTMs and GPUs take.
+compiled in `numba_cells.py`). `Steps` is the plain version, which tests compare with and LSTMs, GPUs and the kernel
+"torch" take; with that, nothing here is compiled.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from mmseqvae.distributions.gaussian import invert
 from mmseqvae.distributions.likelihoods import FrameLikelihood, categorical_probabilities
 from mmseqvae.rnn.conditioned_rnn import ConditionedRNN
 from mmseqvae.rnn.kernels.packed_rnn import cell_of
+from mmseqvae.rnn.kernels.plain import is_plain
 from mmseqvae.sequence import full
 
 ASK = 16  # steps after which a GPU is asked whether all rows have ended
@@ -34,9 +36,9 @@ FEW_ROWS = 16  # up to which a compiled loop is faster than a library's matrix p
 Fill = Callable[[Tensor, Tensor], object]  # what the last step gave, and where its share of the gates goes
 
 
-def affine(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
+def affine(weight: Tensor, rows: int, kernel: str = "auto") -> Callable[[Tensor, Tensor], Tensor]:
     """(x [N, K], constant [N or 1, M]) -> constant + x weight^T [N, M] for a weight [M, K] and N = `rows`."""
-    if not _few(weight, rows):
+    if is_plain(kernel) or not _few(weight, rows):
         transposed = weight.t()
         return lambda x, constant: torch.addmm(constant, x, transposed)
     array, product = _array(weight), fused().product
@@ -146,7 +148,7 @@ def _tokens(table: Tensor, weight: Tensor, all_rows: int, rows: int) -> Fill:
 
 def steps(net: ConditionedRNN, z: Tensor, limit: int, embedding: nn.Embedding | None = None) -> Steps | PreparedSteps:
     """`Steps` of z [N, D], at most `limit` of them, prepared where that pays."""
-    if net.rnn.kind == "lstm" or z.device.type != "cpu" or _low():
+    if net.rnn.plain or net.rnn.kind == "lstm" or z.device.type != "cpu" or _low():
         return Steps(net, z, embedding)
     return PreparedSteps(net, z, embedding, limit * len(z))
 
@@ -158,9 +160,10 @@ class Tokens:
     """
 
     def __init__(
-        self, like: Tensor, limit: int, end: int, how: TokenSampling, generator: torch.Generator | None = None
-    ) -> None:
-        self.limit, self.end, self.how, self.fast = limit, end, how, like.device.type == "cpu"
+        self, like: Tensor, limit: int, end: int, how: TokenSampling, generator: torch.Generator | None = None,
+        kernel: str = "auto",
+    ) -> None:  # fmt: skip
+        self.limit, self.end, self.how, self.fast = limit, end, how, like.device.type == "cpu" and not is_plain(kernel)
         self.tokens = torch.full((limit, len(like)), end, device=like.device)
         self.lengths = torch.full((len(like),), limit, device=like.device)
         shape = (limit if how.temperature else 0, len(like), 1)
@@ -214,7 +217,7 @@ class Blocks:
 
     def __init__(
         self, likelihood: FrameLikelihood, from_block: nn.Linear, to_frames: nn.Linear, to_end: nn.Linear,
-        added: Tensor, count: int, noise: float, generator: torch.Generator | None = None,
+        added: Tensor, count: int, noise: float, generator: torch.Generator | None = None, kernel: str = "auto",
     ) -> None:  # fmt: skip
         self.likelihood, self.from_block, self.to_frames = likelihood, from_block, to_frames
         self.reduction, self.rows, self.noise, self.generator = to_end.out_features - 1, len(added), noise, generator
@@ -222,8 +225,8 @@ class Blocks:
         self.ahead = max(1, min(AHEAD, count, NUMBERS // max(1, self.rows * from_block.in_features)))
         self.size = to_frames.out_features
         weight, bias = torch.cat([to_frames.weight, to_end.weight]), torch.cat([to_frames.bias, to_end.bias])
-        self.bias, self.write = F.linear(added, weight, bias), affine(weight, self.rows)
-        self.shift, self.to_inputs = self._shift(self._draw()), affine(from_block.weight, self.rows)
+        self.bias, self.write = F.linear(added, weight, bias), affine(weight, self.rows, kernel)
+        self.shift, self.to_inputs = self._shift(self._draw()), affine(from_block.weight, self.rows, kernel)
 
     def _draw(self) -> Tensor | None:
         """Deviations of the next blocks, [ahead, N, r C]."""
@@ -266,9 +269,11 @@ class Ends:
     do to it. lengths: [N], 0 where a row goes on.
     """
 
-    def __init__(self, like: Tensor, limit: int, draw: bool, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, like: Tensor, limit: int, draw: bool, generator: torch.Generator | None = None, kernel: str = "auto"
+    ) -> None:
         self.limit, self.lengths = limit, torch.zeros(len(like), dtype=torch.long, device=like.device)
-        self.fast = like.device.type == "cpu"
+        self.fast = like.device.type == "cpu" and not is_plain(kernel)
         self.going = torch.ones(len(like), dtype=torch.float64, device=like.device)  # probability of having got here
         self.quantile = torch.full_like(self.going, 0.5 - SLACK)
         if draw:

@@ -15,9 +15,11 @@ from mmseqvae.sequence import Sequence
 class ConditionedRNN(nn.Module):
     """A recurrent net whose every step sees the latent, as a layer (`forward`) and step by step (`begin`, `step`)."""
 
-    def __init__(self, latent: int, inputs: int, hidden: int, kind: str, layers: int, dropout: float) -> None:
+    def __init__(
+        self, latent: int, inputs: int, hidden: int, kind: str, layers: int, dropout: float, kernel: str = "auto"
+    ) -> None:
         super().__init__()
-        self.rnn = Recurrent(inputs, hidden, kind=kind, layers=layers, dropout=dropout)
+        self.rnn = Recurrent(inputs, hidden, kind=kind, layers=layers, dropout=dropout, kernel=kernel)
         self.states = 2 if kind == "lstm" else 1
         self.to_input = nn.Linear(latent, inputs)
         self.to_state = nn.Linear(latent, layers * self.states * hidden)

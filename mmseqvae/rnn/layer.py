@@ -1,13 +1,14 @@
 """Tanh RNN, GRU and LSTM over variable lengths: one call per layer, and a single-step form for sampling.
 
-On a CPU a layer runs over packed rows with the hand-written gradient of `packed.py`, on a GPU over the padded batch in
-one cuDNN call. Both give the outputs and gradients of torch's modules over `pack_padded_sequence` (tested).
+On a CPU a layer runs over packed rows with the hand-written gradient of `packed_rnn.py`, on a GPU, and wherever the
+kernel is "torch", over the padded batch in one call of torch's. Both give the outputs and gradients of torch's modules
+over `pack_padded_sequence` (tested).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from einops import rearrange
@@ -15,9 +16,15 @@ from torch import Tensor, nn
 
 from mmseqvae.rnn.kernels import packed_rnn
 from mmseqvae.rnn.kernels.packed_rnn import Packing, Padded, State
+from mmseqvae.rnn.kernels.plain import Layer, check_kernel, is_plain, reverse
 from mmseqvae.sequence import step_mask
 
-CELLS: dict[str, Callable[[int, int], nn.RNNBase]] = {"tanh": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+CELLS: dict[str, Callable[[int, int], nn.RNNBase]] = {
+    "tanh": nn.RNN,
+    "gru": nn.GRU,
+    "lstm": nn.LSTM,
+}  # as torch has them
+Part = TypeVar("Part", bound=nn.Module)
 
 
 class Recurrent(nn.Module):
@@ -25,7 +32,9 @@ class Recurrent(nn.Module):
 
     inputs, hidden: channels in and, per direction, out. kind: "tanh", "gru" or "lstm". dropout: between layers, in
     training. Recurrent weights start orthogonal (Saxe et al. 2014), input weights Glorot-uniform, biases 0, the LSTM's
-    forget bias 1 (Jozefowicz et al. 2015). Raises ValueError for an unknown kind or sizes below 1.
+    forget bias 1 (Jozefowicz et al. 2015). kernel: "auto" is the fastest that there is; "torch" runs in torch's own
+    operations over the padded batch, as every kernel does while torch.export, torch.compile or torch.jit.trace record;
+    `set_kernel` changes it afterwards. Raises ValueError for an unknown kind or kernel, or sizes below 1.
     """
 
     def __init__(
@@ -37,6 +46,7 @@ class Recurrent(nn.Module):
         layers: int = 1,
         bidirectional: bool = False,
         dropout: float = 0.0,
+        kernel: str = "auto",
     ) -> None:
         super().__init__()
         if kind not in CELLS:
@@ -44,13 +54,23 @@ class Recurrent(nn.Module):
         if min(inputs, hidden, layers) < 1:
             raise ValueError(f"inputs, hidden and layers must be at least 1, got {inputs}, {hidden}, {layers}")
         self.kind, self.hidden, self.layers, self.bidirectional = kind, hidden, layers, bidirectional
+        self.kernel = check_kernel(kernel)
         self.channels = hidden * (2 if bidirectional else 1)
         sizes = [inputs] + [self.channels] * (layers - 1)
-        self.forwards = nn.ModuleList(CELLS[kind](size, hidden) for size in sizes)
-        self.backwards = nn.ModuleList(CELLS[kind](size, hidden) for size in sizes if bidirectional)
+        self.forwards = nn.ModuleList(Layer(kind, size, hidden) for size in sizes)
+        self.backwards = nn.ModuleList(Layer(kind, size, hidden) for size in sizes if bidirectional)
         self.dropout = nn.Dropout(dropout)
         for rnn in [*_each(self.forwards), *_each(self.backwards)]:
             _initialise(rnn, kind)
+
+    @property
+    def plain(self) -> bool:
+        """Whether torch's own operations run."""
+        return is_plain(self.kernel)
+
+    def packing(self, lengths: Tensor, steps: int) -> Packing | Padded:
+        """How the layers run over a batch of `lengths` [B], padded to `steps`."""
+        return Padded(lengths, steps) if self.plain else Packing.of(lengths, steps)
 
     def forward(self, x: Tensor, lengths: Tensor, state: list[State] | None = None) -> Tensor:
         """x [B, T, C], lengths [B] -> [B, T, H or 2H], zero beyond each length.
@@ -60,7 +80,7 @@ class Recurrent(nn.Module):
         """
         if state is not None and self.bidirectional:
             raise ValueError("an initial state is defined for one direction only")
-        packing = Packing.of(lengths, x.shape[1])
+        packing = self.packing(lengths, x.shape[1])
         if isinstance(packing, Padded):
             return self._padded(x, lengths, state)
         lifted = None if state is None else [tuple(s[None] for s in layer) for layer in state]
@@ -86,7 +106,7 @@ class Recurrent(nn.Module):
 
     def final(self, x: Tensor, lengths: Tensor) -> Tensor:
         """`last` of `forward`, without the outputs between: x [B, T, C] -> [B, H or 2H]."""
-        packing = Packing.of(lengths, x.shape[1])
+        packing = self.packing(lengths, x.shape[1])
         if isinstance(packing, Padded):
             return self.last(self._padded(x, lengths, None), lengths)
         ends = [
@@ -127,14 +147,14 @@ class Recurrent(nn.Module):
         return rearrange(outputs, "(s b) t h -> (b t) s h", s=len(padded))
 
     def _padded(self, x: Tensor, lengths: Tensor, state: list[State] | None) -> Tensor:
-        """torch's own layers over the padded batch: the plain version of `_packed`."""
+        """torch's own layers over the padded batch: the plain version of `_layers`."""
         h = rearrange(x, "b t c -> t b c")
         backwards = _each(self.backwards)
         for layer, rnn in enumerate(_each(self.forwards)):
             h = self.dropout(h) if layer else h
-            ahead = run_padded(rnn, h, state[layer] if state else None)
+            ahead = rnn.padded(h, state[layer] if state else None)
             if self.bidirectional:
-                behind = run_padded(backwards[layer], reverse(h, lengths), None)
+                behind = backwards[layer].padded(reverse(h, lengths), None)
                 ahead = torch.cat([ahead, reverse(behind, lengths)], -1)
             h = ahead
         h = rearrange(h, "t b c -> b t c")
@@ -147,7 +167,7 @@ class Recurrent(nn.Module):
         """
         if outputs.shape[1] == 0:
             return outputs.new_zeros(outputs.shape[0], self.channels)
-        rows = torch.arange(len(outputs), device=outputs.device)
+        rows = torch.arange(outputs.shape[0], device=outputs.device)
         end = outputs[rows, (lengths - 1).clamp(min=0)]
         return torch.cat([end[:, : self.hidden], outputs[:, 0, self.hidden :]], -1)
 
@@ -155,14 +175,31 @@ class Recurrent(nn.Module):
         """One step of a one-directional stack: x [B, C], state per layer -> output [B, H], the new state."""
         after: list[State] = []
         for rnn, before in zip(_each(self.forwards), state, strict=True):
-            (weights,) = rnn.all_weights
-            if self.kind == "lstm":
-                after.append(torch.lstm_cell(x, before, *weights))
-            else:
-                cell = torch.gru_cell if self.kind == "gru" else torch.rnn_tanh_cell
-                after.append((cell(x, before[0], *weights),))
+            after.append(rnn.step(x, before))
             x = after[-1][0]
         return x, after
+
+
+def set_kernel(module: Part, kernel: str) -> Part:
+    """Choose what every recurrent layer of a module runs on, and return the module.
+
+    Args:
+        module: an encoder, a decoder, a whole model, anything that holds a `Recurrent`.
+        kernel: "auto" or "torch", see `Recurrent`. Free-running draws of decoders follow it.
+
+    Returns:
+        The same module.
+
+    Raises:
+        ValueError: for an unknown kernel, or where the module holds no `Recurrent`.
+    """
+    check_kernel(kernel)
+    found = [part for part in module.modules() if isinstance(part, Recurrent)]
+    if not found:
+        raise ValueError(f"{type(module).__name__} holds no recurrent layer whose kernel could be {kernel!r}")
+    for part in found:
+        part.kernel = kernel
+    return module
 
 
 def _by_length(x: Tensor, packing: Packing) -> Tensor:
@@ -170,25 +207,8 @@ def _by_length(x: Tensor, packing: Packing) -> Tensor:
     return rearrange(x.index_select(1, packing.order), "s b c -> (b s) c")
 
 
-def run_padded(rnn: nn.RNNBase, x: Tensor, state: State | None) -> Tensor:
-    """One call over the padded batch: x [T, B, C] -> [T, B, H]."""
-    if x.shape[0] == 0:
-        return x.new_zeros(0, x.shape[1], rnn.hidden_size)
-    if state is None:
-        return rnn(x)[0]
-    lifted = tuple(s[None].contiguous() for s in state)
-    return rnn(x, lifted if rnn.mode == "LSTM" else lifted[0])[0]
-
-
-def reverse(x: Tensor, lengths: Tensor) -> Tensor:
-    """Turn round the first `length` steps of each row of [T, B, C]; the padding stays where it is."""
-    t = torch.arange(x.shape[0], device=x.device)[:, None]
-    index = torch.where(step_mask(lengths, len(x)).T, lengths - 1 - t, t)
-    return x.gather(0, index[..., None].expand_as(x))
-
-
-def _each(layers: nn.ModuleList) -> list[nn.RNNBase]:
-    return [cast(nn.RNNBase, rnn) for rnn in layers]
+def _each(layers: nn.ModuleList) -> list[Layer]:
+    return [cast(Layer, rnn) for rnn in layers]
 
 
 def _initialise(rnn: nn.RNNBase, kind: str) -> None:
