@@ -18,8 +18,8 @@ from mmseqvae.inference import forecasting, importance_sampling
 from mmseqvae.modality import Batch as Batch
 from mmseqvae.modality import Covariate, Modalities, Modality
 from mmseqvae.priors.base import Prior, StandardNormal
+from mmseqvae.priors.fitted_unimodal_posteriors import answer, fit_conditional
 from mmseqvae.priors.registry import FITTED
-from mmseqvae.priors.unimodal_posteriors import answer, fit_conditional
 from mmseqvae.priors.vamp import VampPrior
 from mmseqvae.sequence import Sequence, constant
 

@@ -15,7 +15,7 @@ from mmseqvae.cli.common import described, measured_after, next_commands
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data import Corpus
 from mmseqvae.distributed import processes
-from mmseqvae.evaluation.language_model import LanguageModel, build_language_model, fit_language_model
+from mmseqvae.evaluation.language_model_baseline import LanguageModel, build_language_model, fit_language_model
 from mmseqvae.files import replacing, write_json, write_text
 from mmseqvae.pipeline.trained_model import Trained
 from mmseqvae.reporting.run_report import report

@@ -28,7 +28,7 @@ from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingCon
 from mmseqvae.data.download import download, hold_to_first
 from mmseqvae.distributed import by_first
 from mmseqvae.files import replacing, write_csv
-from mmseqvae.reporting.png import save_png
+from mmseqvae.reporting.figure_to_png import save_png
 
 if TYPE_CHECKING:
     from mmseqvae.data import Corpus

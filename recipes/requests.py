@@ -250,7 +250,7 @@ def sampled(
     from sklearn.pipeline import make_pipeline
 
     from mmseqvae.decoding import TokenSampling
-    from mmseqvae.evaluation.judges.ngram import KneserNey
+    from mmseqvae.evaluation.judges.ngram_model import KneserNey
     from mmseqvae.evaluation.summary import share_to_dict
     from mmseqvae.evaluation.text_metrics import sample_figures
     from mmseqvae.metrics import kept

@@ -33,7 +33,7 @@ import numpy as np
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig, load_config
 from mmseqvae.distributed import by_first
 from mmseqvae.files import replacing, write_csv
-from mmseqvae.reporting.png import save_png
+from mmseqvae.reporting.figure_to_png import save_png
 
 if TYPE_CHECKING:
     import torch

@@ -229,7 +229,7 @@ def measure(trained: Trained, corpus: Corpus, split: str, language: str, cache_d
     """All figures of the run: of numbers that are held out and, beside them, of as many that are not."""
     from mmseqvae.data.dataset import to_device
     from mmseqvae.decoding import FrameSampling
-    from mmseqvae.evaluation.judges.transcriber import transcriber
+    from mmseqvae.evaluation.judges.ctc_transcriber import transcriber
     from mmseqvae.evaluation.summary import destandardised, share_to_dict, written
     from mmseqvae.features.log_mel import LogMel
     from mmseqvae.metrics import character_error_rate, exact_match
@@ -288,7 +288,7 @@ def measure(trained: Trained, corpus: Corpus, split: str, language: str, cache_d
 
 def number_recognisers() -> dict[str, Any]:
     """pocketsphinx, told that it will hear one or more number words, and told how numbers are made of them."""
-    from mmseqvae.evaluation.judges.recogniser import Recogniser
+    from mmseqvae.evaluation.judges.pocketsphinx_recogniser import Recogniser
 
     words = [*EN_ONES, *filter(None, EN_TENS), "hundred", "and"]
     digit, teen, ten = (" | ".join(some) for some in (EN_ONES[1:10], EN_ONES[10:], EN_TENS[2:]))

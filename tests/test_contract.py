@@ -121,6 +121,13 @@ def test_every_part_keeps_the_contract(part: Part) -> None:
 
 
 @every_part
+def test_parts_of_the_library_need_no_step(part: Part) -> None:
+    """Nobody else's must do that: a model asks no part about a batch without a step."""
+    values = torch.zeros(3, 0, dtype=torch.long) if part.tokens else torch.zeros(3, 0, C, dtype=torch.float64)
+    verify(part, [Sequence(values, torch.zeros(3, dtype=torch.long))])
+
+
+@every_part
 @short
 @given(data=st.data())
 def test_every_part_keeps_the_contract_on_drawn_batches(part: Part, data: st.DataObject) -> None:

@@ -16,7 +16,7 @@ from mmseqvae.config.renamed_modules import MODULES, NAMES, ROOT, moved
 
 # Modules of the release before and their public names; loggers and type variables aside.
 BEFORE = {
-    "arguments": "ERRORS run Spelling Group Parser pairs refuse_file",
+    "arguments": "ERRORS run Parser pairs refuse_file",
     "audio": "LEAST_STEP LARGEST_OGG_PAGE STREAMED AudioError read_audio resampled write_audio LogMel",
     "backtest": "LEVELS LINE scores pooled mean_squared_error crps last_value straight_line",
     "callbacks": "callbacks",
@@ -126,7 +126,7 @@ BEFORE = {
         "IDLE Prior StandardNormal MixturePrior LearntMixture VampPrior Resampled WordThenPosterior Mixture "
         "divergence fit_mixture merged PRIORS"
     ),
-    "recurrent": "CELLS Recurrent run_padded reverse",
+    "recurrent": "CELLS Recurrent reverse",
     "report": "WORDS PAIRS SHOWN report",
     "runs": "write_items read_run load_run check_names command next_commands",
     "sampling": "TokenSampling FrameSampling check_max_steps Sampling",
@@ -142,7 +142,7 @@ BEFORE = {
     "text_figures": "text_figures beside_language_model sample_figures",
     "totals": "Totals",
     "training": (
-        "PRECISIONS DRAWS fit repeatable check_settings check_first_step finish fit_prior fit_conditionals "
+        "PRECISIONS DRAWS fit repeatable check_settings check_first_step fit_prior fit_conditionals "
         "reconstruction_weights settings write_skipped"
     ),
     "units": "JOINERS WORD SYMBOL Words Spaces Bytes BytePairs TOKENIZERS train_tokenizer",

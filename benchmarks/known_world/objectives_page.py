@@ -12,7 +12,7 @@ from scipy.stats import binom
 
 from benchmarks.known_world.cross_generation import miscalibration
 from benchmarks.known_world.world import World
-from mmseqvae.reporting.png import save_png
+from mmseqvae.reporting.figure_to_png import save_png
 
 Record = dict[str, Any]
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.ledger import Record
 from benchmarks.quality.spoken_digits import heard, measured
-from mmseqvae.reporting.png import save_png
+from mmseqvae.reporting.figure_to_png import save_png
 
 Rows = Mapping[str, Mapping[str, Any]]
 

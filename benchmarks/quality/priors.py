@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.heading import heading
+from benchmarks.page_heading import heading
 from benchmarks.quality.corpus_and_judges import Place
 from benchmarks.quality.trial import fitted_priors
 from mmseqvae.config import CACHE_DIR

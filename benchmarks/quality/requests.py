@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.heading import heading
+from benchmarks.page_heading import heading
 from benchmarks.quality.spoken_digits import Row, heard, measured, shown
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.files import write_text

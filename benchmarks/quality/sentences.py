@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.heading import heading
+from benchmarks.page_heading import heading
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.files import write_text
 from recipes import sentences as recipe

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from mmseqvae.config import CACHE_DIR
 from mmseqvae.data import Corpus, decode_items, prepare
-from mmseqvae.evaluation.judges.recogniser import Recogniser, dnsmos
+from mmseqvae.evaluation.judges.pocketsphinx_recogniser import Recogniser, dnsmos
 from mmseqvae.evaluation.summary import share_to_dict
 from mmseqvae.features.log_mel import LogMel, read_audio
 from mmseqvae.files import write_json, write_text

@@ -34,7 +34,7 @@ from mmseqvae.pipeline.build import build, start_prior
 from mmseqvae.pipeline.dataset_posteriors import encoded
 from mmseqvae.pipeline.trained_model import Trained, load
 from mmseqvae.priors.base import Prior
-from mmseqvae.priors.resampled_posteriors import Resampled, WordThenPosterior
+from mmseqvae.priors.resampling_baselines import Resampled, WordThenPosterior
 from mmseqvae.tokenizers.characters import Tokenizer
 from mmseqvae.training.density_fitting import DRAWS, fit_conditionals
 from mmseqvae.training.lightning_module import TrainingModule

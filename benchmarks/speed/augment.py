@@ -22,7 +22,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from benchmarks.heading import heading
+from benchmarks.page_heading import heading
 from benchmarks.speed.loading import BATCH, training_step, workloads
 from benchmarks.speed.timing import each, in_turns
 from mmseqvae.config import AugmentConfig, LogMelConfig

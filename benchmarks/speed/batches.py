@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.heading import heading
+from benchmarks.page_heading import heading
 from benchmarks.speed.training import digits
 from mmseqvae.data import BucketBatchSampler
 from mmseqvae.files import write_text

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.heading import heading
+from benchmarks.page_heading import heading
 from mmseqvae.files import write_text
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -26,7 +26,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from benchmarks.heading import heading
+from benchmarks.page_heading import heading
 from benchmarks.speed.timing import each, in_turns
 from mmseqvae.features.griffin_lim import griffin_lim
 from mmseqvae.features.log_mel import LogMel, read_audio

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from benchmarks.heading import heading
+from benchmarks.page_heading import heading
 from benchmarks.speed.timing import each, in_turns
 from benchmarks.speed.training import digits
 from mmseqvae.config import LogMelConfig

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from benchmarks.heading import has_bf16, heading
+from benchmarks.page_heading import has_bf16, heading
 from mmseqvae.files import write_text
 from mmseqvae.rnn.layer import CELLS, Recurrent
 

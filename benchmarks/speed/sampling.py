@@ -19,7 +19,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from benchmarks.heading import heading
+from benchmarks.page_heading import heading
 from benchmarks.speed.training import EMBEDDING, HIDDEN, INPUTS, LATENT, MELS, RESULTS
 from mmseqvae.config import LogMelConfig, ModelConfig
 from mmseqvae.data import FrontEnd

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.heading import heading
+from benchmarks.page_heading import heading
 from mmseqvae.data import Corpus, make_loader, prepare
 from mmseqvae.files import replacing, write_text
 

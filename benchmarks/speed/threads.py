@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.heading import heading
+from benchmarks.page_heading import heading
 from mmseqvae.config import ModelConfig
 from mmseqvae.files import write_text
 from mmseqvae.fusion import FUSIONS

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.heading import has_bf16, heading
+from benchmarks.page_heading import has_bf16, heading
 from benchmarks.speed.plain_model import Plain
 from mmseqvae.data import BucketBatchSampler
 from mmseqvae.decoders import FrameDecoder, TokenDecoder

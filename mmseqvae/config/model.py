@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from mmseqvae.config.checks import at_least, share
+from mmseqvae.config.range_checks import at_least, share
 from mmseqvae.config.renamed_options import accepts_old_names
 
 Kind = Literal["tokens", "frames"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mmseqvae.config.checks import at_least, share
 from mmseqvae.config.data import AugmentConfig
+from mmseqvae.config.range_checks import at_least, share
 from mmseqvae.config.renamed_options import OF_OPTIONS, accepts_old_names, warned_keys
 
 

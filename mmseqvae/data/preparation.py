@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from mmseqvae.config import CACHE_DIR, LogMelConfig, TextConfig, WindowConfig
-from mmseqvae.data import corpus_building
+from mmseqvae.data import corpus_from_manifest
 from mmseqvae.data.clips import Piece, piece_of
 from mmseqvae.data.corpus import Corpus, Stamps, keep, open_or_none
-from mmseqvae.data.corpus_building import MANIFEST_KINDS, Settings, no_steps
+from mmseqvae.data.corpus_from_manifest import MANIFEST_KINDS, Settings, no_steps
 from mmseqvae.data.data_warning import warn
 from mmseqvae.data.dataset import Batch
 from mmseqvae.data.manifest import KNOWN, Manifest
@@ -89,7 +89,7 @@ def prepare(
     )
     state = state_of(manifest, cache_dir)
     if state is None:  # in memory; or absent, which reading it will tell
-        corpus = corpus_building.corpus_of(corpus_building.read_in(read(), settings), settings)
+        corpus = corpus_from_manifest.corpus_of(corpus_from_manifest.read_in(read(), settings), settings)
     else:
         given = front_ends and [[name, front_end.to_dict()] for name, front_end in front_ends.items()]
         told: list[Any] = [list(wanted.items()), asdict(settings.audio), asdict(settings.text), given, skip_bad]
@@ -112,10 +112,12 @@ def _kept(folder: Path, path: Path, read: Callable[[], Manifest], settings: Sett
         return found
     remove(folder)
     table = read()
-    stamps = Stamps.of(corpus_building.files_of(table))  # before they are read, so that a later change is seen
-    read_in = corpus_building.read_in(table, settings)
+    stamps = Stamps.of(corpus_from_manifest.files_of(table))  # before they are read, so that a later change is seen
+    read_in = corpus_from_manifest.read_in(table, settings)
     together(
-        [folder], is_whole, lambda _: keep(folder, corpus_building.corpus_of(read_in, settings), read_in.stores, stamps)
+        [folder],
+        is_whole,
+        lambda _: keep(folder, corpus_from_manifest.corpus_of(read_in, settings), read_in.stores, stamps),
     )
     made = open_or_none(folder, path, read, check=0)
     if made is None:

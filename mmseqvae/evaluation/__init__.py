@@ -8,7 +8,7 @@ from mmseqvae import lazy
 
 if TYPE_CHECKING:
     from mmseqvae.evaluation.cross_generation import cross_generation as cross_generation
-    from mmseqvae.evaluation.language_model import LanguageModel as LanguageModel
+    from mmseqvae.evaluation.language_model_baseline import LanguageModel as LanguageModel
     from mmseqvae.evaluation.probe import Probe as Probe
     from mmseqvae.evaluation.probe import fit_probe as fit_probe
     from mmseqvae.evaluation.summary import evaluate as evaluate
@@ -20,7 +20,7 @@ _HOME = {
     "cross_generation": "cross_generation",
     "Probe": "probe",
     "fit_probe": "probe",
-    "LanguageModel": "language_model",
+    "LanguageModel": "language_model_baseline",
 }
 __all__ = sorted(_HOME)
 if not TYPE_CHECKING:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mmseqvae.data import Corpus, SequenceDataset
-from mmseqvae.evaluation.language_model import LanguageModel, negative_log_likelihood
+from mmseqvae.evaluation.language_model_baseline import LanguageModel, negative_log_likelihood
 from mmseqvae.evaluation.summary import DRAWS, batches, share_to_dict, some_rows
 from mmseqvae.inference.importance_sampling import effective_draws, log_mean_exp, mutual_information, scored_draws
 from mmseqvae.metrics import active_units, copied, distinct

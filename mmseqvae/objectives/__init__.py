@@ -29,9 +29,9 @@ from typing import Any
 from mmseqvae.objectives.base import OBJECTIVES, Objective, Terms, floored, register, weights_by_dimension
 from mmseqvae.objectives.bounds import elbo, mvae, telbo
 from mmseqvae.objectives.conditional import cvae
-from mmseqvae.objectives.coordination import coordinated, jmvae, mvtcae
+from mmseqvae.objectives.coordinated_posteriors import coordinated, jmvae, mvtcae
 from mmseqvae.objectives.mixtures import importance, mixture
-from mmseqvae.objectives.private import dmvae, mmvae_plus
+from mmseqvae.objectives.private_latents import dmvae, mmvae_plus
 
 __all__ = [
     "OBJECTIVES", "Objective", "Terms", "chosen", "coordinated", "cvae", "dmvae", "elbo", "floored", "importance",

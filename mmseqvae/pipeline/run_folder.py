@@ -16,9 +16,9 @@ from mmseqvae.config.renamed_options import current_settings
 from mmseqvae.files import replacing, write_json
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.priors.base import Prior
+from mmseqvae.priors.fitted_unimodal_posteriors import Conditional
 from mmseqvae.priors.flows import Flow
 from mmseqvae.priors.mixtures import Mixture
-from mmseqvae.priors.unimodal_posteriors import Conditional
 
 FORMAT_VERSION = 3
 READABLE = (1, 2, 3)

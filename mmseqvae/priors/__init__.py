@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from mmseqvae.priors.mixtures import merged as merged
     from mmseqvae.priors.registry import FITTED as FITTED
     from mmseqvae.priors.registry import PRIORS as PRIORS
-    from mmseqvae.priors.resampled_posteriors import Resampled as Resampled
-    from mmseqvae.priors.resampled_posteriors import WordThenPosterior as WordThenPosterior
+    from mmseqvae.priors.resampling_baselines import Resampled as Resampled
+    from mmseqvae.priors.resampling_baselines import WordThenPosterior as WordThenPosterior
     from mmseqvae.priors.vamp import VampPrior as VampPrior
 
 _HOME = {
@@ -32,8 +32,8 @@ _HOME = {
     "MixturePrior": "mixtures",
     "fit_mixture": "mixtures",
     "VampPrior": "vamp",
-    "Resampled": "resampled_posteriors",
-    "WordThenPosterior": "resampled_posteriors",
+    "Resampled": "resampling_baselines",
+    "WordThenPosterior": "resampling_baselines",
     "Flow": "flows",
     "fit_flow": "flows",
     "PRIORS": "registry",

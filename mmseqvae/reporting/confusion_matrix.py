@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmseqvae.files import write_csv
-from mmseqvae.reporting.png import save_png
+from mmseqvae.reporting.figure_to_png import save_png
 
 
 def write_confusion(figures: dict[str, Any], folder: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from mmseqvae.features.log_mel import LogMel, write_audio
 from mmseqvae.files import write_csv
 from mmseqvae.pipeline.dataset_posteriors import posteriors
 from mmseqvae.pipeline.trained_model import Trained
-from mmseqvae.reporting.png import save_png
+from mmseqvae.reporting.figure_to_png import save_png
 from mmseqvae.sequence import Sequence
 from mmseqvae.tokenizers.characters import Tokenizer
 

@@ -19,7 +19,6 @@ SHAPES: list[tuple[list[int], int, float]] = [
     ([5, 5, 5], 0, 1),  # items of one length, no padding
     ([4], 0, 1),  # one item
     ([0, 0, 0], 4, 1),  # every item is missing
-    ([0, 0, 0], 0, 1),  # and there is not one step
     ([4, 0, 6, 0], 0, 1),  # some items are missing
     ([8, 6, 0, 7], 2, 0.5),  # holes
     ([3, 4], 1, 0),  # nothing but holes
@@ -173,11 +172,12 @@ def changes(x: Sequence) -> Iterator[Change]:
     )  # fmt: skip
     for i, length in enumerate(x.lengths.tolist()):
         alone = slice(i, i + 1)
-        seen = None if x.observed is None else x.observed[alone, :length]
+        steps = max(length, min(1, x.steps))  # a model asks nobody about a batch without a step
+        seen = None if x.observed is None else x.observed[alone, :steps]
         yield Change(
-            "mixes the rows of a batch", f"when row {i} was alone in a batch of {length} steps",
-            "What is said about a row depends on that row only: no statistics over the batch or padding. T may be 0.",
-            Sequence(x.values[alone, :length], x.lengths[alone], seen), alone,
+            "mixes the rows of a batch", f"when row {i} was alone in a batch of {steps} steps",
+            "What is said about a row depends on that row only: no statistics over the batch or padding.",
+            Sequence(x.values[alone, :steps], x.lengths[alone], seen), alone,
         )  # fmt: skip
 
 
@@ -231,7 +231,7 @@ def check_reading(role: str, part: nn.Module, ask: Ask, x: Sequence, inputs: Map
     """
     with told(
         f"your {role} fails on {described(x)}",
-        "It is called in float64: keep constants in buffers. A length of 0 is a missing item, and T may be 0.",
+        "It is called in float64: keep constants in buffers. A length of 0 is a missing item.",
     ):
         before = ask(x, ALL)
     check_finite(role, before, x)

@@ -13,8 +13,8 @@ from mmseqvae.data.data_warning import warn
 from mmseqvae.fusion import Encoded
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.pipeline.dataset_posteriors import encoded
+from mmseqvae.priors.fitted_unimodal_posteriors import LEAST
 from mmseqvae.priors.mixtures import Mixture
-from mmseqvae.priors.unimodal_posteriors import LEAST
 from mmseqvae.training.pseudo_labels import with_pseudo_labels
 
 DRAWS = 4  # of every posterior, that the prior is fitted to

@@ -25,8 +25,8 @@ from mmseqvae.model import MultimodalVAE
 from mmseqvae.objectives import Objective, chosen, weights_by_dimension
 from mmseqvae.pipeline.build import CorpusInfo, ModelSource, check_names, model_from, start_prior
 from mmseqvae.pipeline.trained_model import Trained, load
+from mmseqvae.priors.fitted_unimodal_posteriors import KINDS
 from mmseqvae.priors.registry import FITTED
-from mmseqvae.priors.unimodal_posteriors import KINDS
 from mmseqvae.tokenizers.categories import Category, Labels
 from mmseqvae.tokenizers.characters import Tokenizer
 from mmseqvae.training.callbacks import TrainingClock, callbacks_of

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mmseqvae.config import LogMelConfig, TextConfig
-from mmseqvae.data import Corpus, ManifestError, corpus_building, front_end_from_dict, make_loader, prepare
+from mmseqvae.data import Corpus, ManifestError, corpus_from_manifest, front_end_from_dict, make_loader, prepare
 from mmseqvae.data import corpus as prepared
 from mmseqvae.data import preparation as corpus_module
 from mmseqvae.data.store import extraction
@@ -74,7 +74,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return lambda *given, **named: done.append(name) or function(*given, **named)
 
     monkeypatch.setattr(corpus_module, "read_source", noting("read", corpus_module.read_source))
-    monkeypatch.setattr(corpus_building, "digests", noting("hashed", corpus_building.digests))
+    monkeypatch.setattr(corpus_from_manifest, "digests", noting("hashed", corpus_from_manifest.digests))
     monkeypatch.setattr(extraction, "_clip", noting("computed", extraction._clip))
     return done
 
@@ -240,9 +240,9 @@ def test_skipped_rows_and_their_problems_are_kept(folder: Path, made: list[str])
 
 def test_ranks_prepare_one_corpus_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extraction, "FILES", 1)
-    fit, expected = corpus_building.corpus_of, contents(get(folder, cache_dir=folder / "alone"))
+    fit, expected = corpus_from_manifest.corpus_of, contents(get(folder, cache_dir=folder / "alone"))
     monkeypatch.setattr(
-        corpus_building, "corpus_of", lambda *given: (folder / os.environ["RANK"]).touch() or fit(*given)
+        corpus_from_manifest, "corpus_of", lambda *given: (folder / os.environ["RANK"]).touch() or fit(*given)
     )
 
     def rank(number: int) -> None:

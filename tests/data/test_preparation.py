@@ -194,7 +194,7 @@ def test_bad_files_stop_before_training_or_are_skipped(folder: Path) -> None:
 def test_bad_rows_of_the_manifest_stop_before_any_file_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = edit(folder, audio3="gone.wav", id4="n0")
     with monkeypatch.context() as patch:
-        patch.setattr("mmseqvae.data.corpus_building.digests", None)  # would raise TypeError
+        patch.setattr("mmseqvae.data.corpus_from_manifest.digests", None)  # would raise TypeError
         with pytest.raises(
             ManifestError, match=r"(?s)2 row\(s\).*line 5 \(id n3\).*gone\.wav.*line 6 \(id n0\).*line 2"
         ):
@@ -223,7 +223,7 @@ def test_options_that_do_not_fit_are_refused(folder: Path, options: dict[str, ob
 
 def test_no_training_rows_and_no_usable_rows_are_told(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmseqvae.data.corpus_building.digests", None)  # would raise TypeError: no file is read
+        patch.setattr("mmseqvae.data.corpus_from_manifest.digests", None)  # would raise TypeError: no file is read
         with pytest.raises(ManifestError, match="no row is in the split train"):
             get(folder, edit(folder, **{f"split{i}": "test" for i in range(6)}))
     with pytest.raises(ManifestError, match=r"edited\.csv: 6 row\(s\) cannot be used"):

@@ -7,7 +7,7 @@ import torch
 
 from mmseqvae.config import ModelConfig, TextConfig
 from mmseqvae.data import Corpus, prepare
-from mmseqvae.evaluation.language_model import build_language_model, negative_log_likelihood
+from mmseqvae.evaluation.language_model_baseline import build_language_model, negative_log_likelihood
 from mmseqvae.evaluation.text_metrics import beside_language_model, sample_figures, text_metrics
 from mmseqvae.pipeline.build import build
 from mmseqvae.pipeline.trained_model import Trained

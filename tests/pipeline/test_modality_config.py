@@ -17,7 +17,7 @@ from mmseqvae.config.model import DEFAULTS
 from mmseqvae.data import Corpus, prepare
 from mmseqvae.decoding import FrameSampling
 from mmseqvae.distributions.likelihoods import Bernoulli, Laplace, Normal
-from mmseqvae.evaluation.language_model import build_language_model
+from mmseqvae.evaluation.language_model_baseline import build_language_model
 from mmseqvae.pipeline.build import build
 from mmseqvae.training.trainer import check_settings, fit
 

@@ -22,7 +22,7 @@ from mmseqvae.model import MultimodalVAE
 from mmseqvae.pipeline.build import build, start_prior
 from mmseqvae.pipeline.dataset_posteriors import posteriors
 from mmseqvae.pipeline.trained_model import Trained, load
-from mmseqvae.priors.unimodal_posteriors import Conditional
+from mmseqvae.priors.fitted_unimodal_posteriors import Conditional
 from mmseqvae.tokenizers.characters import Tokenizer
 
 SMALL = ModelConfig(

@@ -11,7 +11,7 @@ from mmseqvae.distributions.gaussian import Gaussian, GaussianMixture
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.priors.base import StandardNormal, divergence
 from mmseqvae.priors.mixtures import LearntMixture, Mixture, fit_mixture, merged
-from mmseqvae.priors.resampled_posteriors import Resampled, WordThenPosterior
+from mmseqvae.priors.resampling_baselines import Resampled, WordThenPosterior
 from mmseqvae.priors.vamp import VampPrior
 from mmseqvae.sequence import Sequence
 from tests.exact import conjugate_batch, f64, ppca, ppca_batch

@@ -15,7 +15,7 @@ from mmseqvae.data.dataset import Column
 from mmseqvae.features.arrays import FrameArrays, Standard
 from mmseqvae.pipeline.build import build
 from mmseqvae.pipeline.trained_model import Trained
-from mmseqvae.reporting.png import save_png
+from mmseqvae.reporting.figure_to_png import save_png
 from mmseqvae.reporting.run_report import report
 from tests.evaluation.test_summary import LOG_MEL, SMALL, WORDS, corpus
 

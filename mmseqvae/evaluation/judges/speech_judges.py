@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from mmseqvae.data import Corpus, SequenceDataset, encode_items
-from mmseqvae.evaluation.judges import classifier
-from mmseqvae.evaluation.judges.classifier import Judge, train_judge
+from mmseqvae.evaluation.judges import log_mel_classifier
+from mmseqvae.evaluation.judges.log_mel_classifier import Judge, train_judge
 from mmseqvae.evaluation.summary import destandardised, heard_again, share_to_dict
 from mmseqvae.features.log_mel import LogMel
 from mmseqvae.metrics import kept
@@ -67,7 +67,7 @@ def speech_judges(
 
 def _judge(name: str, mels: Sequence, labels: list[str], cache_dir: Path, progress: bool) -> Judge:
     """The judge that learnt from exactly these recordings by exactly this code, from the cache where it is there."""
-    content = hashlib.sha256(Path(classifier.__file__).read_bytes())
+    content = hashlib.sha256(Path(log_mel_classifier.__file__).read_bytes())
     for item, label in zip(mels.items(), labels, strict=True):
         content.update(item.numpy().tobytes() + label.encode())
     folder = cache_dir / "judges" / f"{name}-{content.hexdigest()[:16]}"

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from mmseqvae.data import BucketBatchSampler
-from mmseqvae.evaluation.judges.classifier import augment
+from mmseqvae.evaluation.judges.log_mel_classifier import augment
 from mmseqvae.files import replacing, write_json
 from mmseqvae.rnn.layer import Recurrent
 from mmseqvae.sequence import Sequence

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from mmseqvae.evaluation.judges.recogniser import DIGITS, Recogniser, dnsmos
+from mmseqvae.evaluation.judges.pocketsphinx_recogniser import DIGITS, Recogniser, dnsmos
 from mmseqvae.metrics import kept
 
 RATE = 16000  # Hz; half of it would take the hiss of s and f from the recogniser

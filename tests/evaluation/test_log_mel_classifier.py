@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmseqvae.evaluation.judges.classifier import Judge, augment, train_judge
+from mmseqvae.evaluation.judges.log_mel_classifier import Judge, augment, train_judge
 from mmseqvae.sequence import Sequence
 
 CHANNELS = 12

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mmseqvae.evaluation.judges.ngram import START, KneserNey
+from mmseqvae.evaluation.judges.ngram_model import START, KneserNey
 
 DATA = [[1, 2, 0], [1, 2, 0], [1, 3, 0], [2, 0]]
 

@@ -12,7 +12,7 @@ from mmseqvae.config import ModelConfig, TrainingConfig
 from mmseqvae.data import Corpus, prepare
 from mmseqvae.decoders import TokenDecoder
 from mmseqvae.decoding import TokenSampling
-from mmseqvae.evaluation.language_model import LanguageModel, fit_language_model, negative_log_likelihood
+from mmseqvae.evaluation.language_model_baseline import LanguageModel, fit_language_model, negative_log_likelihood
 from mmseqvae.recipe import language_model_or_load
 from mmseqvae.sequence import Sequence
 
