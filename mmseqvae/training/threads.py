@@ -22,13 +22,16 @@ logger = logging.getLogger(__name__)
 
 
 def use_threads(wanted: int | None = None) -> int:
-    """Let torch compute on `wanted` threads, or else on as many as the user chose, or else on one; returns how many.
+    """Let torch compute on `wanted` threads, or else on as many as the user chose, or else on one, which is logged.
 
     The user chose by a variable of `VARIABLES`, or by `torch.set_num_threads` where torch has another number of threads
-    than it takes itself, which is one a core. The step from there to one is logged.
+    than it takes itself, which is one a core.
 
     Args:
         wanted: `TrainingConfig.threads`.
+
+    Returns:
+        How many it is now.
     """
     there = torch.get_num_threads()
     if wanted is None and (any(map(os.environ.get, VARIABLES)) or there not in _of_torch()):
