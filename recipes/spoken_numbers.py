@@ -272,11 +272,7 @@ def measure(trained: Trained, corpus: Corpus, split: str, language: str, cache_d
     several = np.flatnonzero([int(label or 0) > 99 for label in train.labels])  # numbers like those held out
     seen = recordings(train, np.random.default_rng(seed).permutation(several)[: len(held)])
     return {
-        "numbers": {
-            "held_out": len(set(phrases)),
-            "trained": len(set(texts)),
-            "in_both": len(set(phrases) & set(texts)),
-        },
+        "numbers": {"held_out": len({*phrases}), "trained": len({*texts}), "in_both": len({*phrases} & {*texts})},
         "reference": heard(real["audio"], phrases),
         "text_to_audio": made(real, phrases, "text"),
         "text_to_audio_drawn": made(real, phrases, "text", FrameSampling.noise, 1.0),
@@ -294,10 +290,8 @@ def number_recognisers() -> dict[str, Any]:
     digit, teen, ten = (" | ".join(some) for some in (EN_ONES[1:10], EN_ONES[10:], EN_TENS[2:]))
     below = f"({digit} | {teen} | ({ten}) [{digit}])"
     number = f"zero | {below} | ({digit}) hundred [and {below}]"
-    return {
-        "recogniser": Recogniser(words, phrase="<word>+"),
-        "recogniser of numbers": Recogniser(words, phrase=number),
-    }
+    told = {"recogniser": "<word>+", "recogniser of numbers": number}
+    return {name: Recogniser(words, phrase=phrase) for name, phrase in told.items()}
 
 
 def over_reference(metrics: dict[str, Any], judge: str) -> float | None:

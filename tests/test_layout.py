@@ -76,8 +76,7 @@ def test_no_files_import_each_other() -> None:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_no_file_is_long(name: str) -> None:
-    limit = LINES if name.startswith("mmseqvae") else 500
-    assert len(EVERY[name].read_text(encoding="utf-8").splitlines()) <= limit
+    assert len(EVERY[name].read_text(encoding="utf-8").splitlines()) <= LINES
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY if not name.startswith("benchmarks")])
