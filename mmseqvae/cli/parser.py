@@ -105,8 +105,6 @@ class Parser(ArgumentParser):
     def shows(self, option: str) -> bool:
         """Whether the help that is asked for has this option."""
         part = option.partition(".")[0]
-        if part in self.parts and part not in self.there:
-            self.there.append(part)
         if self.shown in ("", "all"):
             return self.shown == "all" or option in ESSENTIAL or (part not in self.parts and option != "print-config")
         return part == self.shown
@@ -133,8 +131,12 @@ def _added(parser: Parser, add: Callable[..., Any], *args: Any, **kwargs: Any) -
         args += ALIASES.get(args[0], ())
     elif args:
         parser.needed.append(args[0].upper())
+    option = args[-1].lstrip("-") if args else ""
+    part = option.partition(".")[0]
+    if part in parser.parts and part not in parser.there:
+        parser.there.append(part)
     action = add(*args, **kwargs)
-    if action is not None and args and not parser.shows(args[-1].lstrip("-")):
+    if action is not None and not parser.shows(option):
         action.help = SUPPRESS
     return action
 
