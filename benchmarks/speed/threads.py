@@ -80,6 +80,7 @@ def main(
         write_text(results / "threads.md", "\n".join(table) + "\n")
 
     command = f"python -m benchmarks.speed.threads --threads {most} --busy {' '.join(map(str, others))}"
+    command += f" --seconds {seconds:g}"
     add(
         *heading("Threads", command, seed),
         "Milliseconds of a step, the median and (the longest), on 1 thread and on all of them in turns. The machine's "
