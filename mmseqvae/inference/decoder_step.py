@@ -12,8 +12,8 @@ from mmseqvae.rnn.kernels.packed_rnn import State
 class DecoderStep(nn.Module):
     """A decoder's first step, and every later one, of tensors alone: what torch.export and torch.compile take.
 
-    The end is left to the caller: at the token `end`, or where the end outcomes of a block say so, and at `max_steps` at
-    the latest.
+    The end is left to the caller: at the token `end`, or where the end outcomes of a block say so, and at `max_steps`
+    at the latest.
 
     Args:
         decoder: whose weights are shared.
