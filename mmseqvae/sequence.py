@@ -73,6 +73,7 @@ def register_pytree(cls: Class) -> Class:
         serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
         flatten_with_keys_fn=flatten_with_keys,
     )
+    torch.serialization.add_safe_globals([cls])  # torch.export.load reads the example, too
     return cls
 
 

@@ -52,10 +52,10 @@ bound = mmseqvae.elbo(model, {"motion": frames})
 posterior = model.posterior({"motion": frames})
 """
 TYPES = {
-    "mmseqvae.fit": r"def \(corpus: mmseqvae\.data\.corpus\.Corpus, .*\) -> mmseqvae\.pipeline\.trained\.Trained",
+    "mmseqvae.fit": r"def \(corpus: mmseqvae\.data\.corpus\.Corpus, .*\) -> mmseqvae\.pipeline\.trained_model\.Trained",
     "corpus": r"mmseqvae\.data\.corpus\.Corpus",
-    "trained": r"mmseqvae\.pipeline\.trained\.Trained",
-    "digits": r"mmseqvae\.pipeline\.trained\.Trained",
+    "trained": r"mmseqvae\.pipeline\.trained_model\.Trained",
+    "digits": r"mmseqvae\.pipeline\.trained_model\.Trained",
     "made": r"dict\[str, list\[Any\]\]",
     "codes": r"numpy\.ndarray\[.*\]",
     "draws": r"dict\[str, mmseqvae\.inference\.forecasting\.Draws\]",

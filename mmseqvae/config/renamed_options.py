@@ -9,9 +9,10 @@ import functools
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 RENAMED: dict[str, dict[str, str]] = {
     "training": {
@@ -86,6 +87,23 @@ def warned_keys(part: str, options: Mapping[str, Any], stacklevel: int) -> dict[
 def warn(name: str, stacklevel: int) -> None:
     """Say what an old name has become."""
     warnings.warn(said(name), FutureWarning, stacklevel + 1)
+
+
+def accepts_old_arguments(part: str) -> Callable[[F], F]:
+    """A decorator of a function: old names are keywords of it, with a warning.
+
+    Args:
+        part: what its keywords are called in RENAMED.
+    """
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def accepting(*args: Any, **options: Any) -> Any:
+            return function(*args, **warned_keys(part, options, 2))
+
+        return cast(F, accepting)
+
+    return decorate
 
 
 def accepts_old_names(part: str) -> Callable[[type[T]], type[T]]:

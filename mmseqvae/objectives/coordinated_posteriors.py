@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from mmseqvae.config.renamed_options import accepts_old_arguments
 from mmseqvae.distributions.gaussian import Posterior, parts
 from mmseqvae.model import Batch, MultimodalVAE
 from mmseqvae.objectives.base import Terms, Weights, check_weights, counted, diagnostics, rate, register, weighted
@@ -15,6 +16,7 @@ from mmseqvae.priors.base import divergence
 
 
 @register
+@accepts_old_arguments("objective.options")
 def coordinated(
     model: MultimodalVAE,
     batch: Batch,

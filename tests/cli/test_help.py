@@ -76,7 +76,10 @@ def test_the_first_help_shows_what_is_needed_most_and_says_where_the_rest_is(
     page = shown(["train", "--help"], capsys)
     plain = {f"--{name.replace('_', '-')}" for name in inspect.signature(train).parameters} - {"--manifest"}
     asked = plain - {f"--{part}" for part in PARTS} | {f"--{option}" for option in ESSENTIAL}
-    assert options_in(page) - {"--training.seed"} == asked | {"--help", "--config"}  # --seed speaks of that one
+    assert options_in(page) - {"--training.seed", "--from"} == asked | {
+        "--help",
+        "--config",
+    }  # --seed speaks of that one
     kinds = " | ".join(PARTS)
     assert page.endswith(f"All options: --help all. Those of one kind: --help {kinds}.")
     assert page.startswith("usage: mmseqvae train MANIFEST [options] Train a model")

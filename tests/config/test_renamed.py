@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.known_world.objectives import RUNS
 from benchmarks.ledger import Ledger
@@ -14,7 +15,9 @@ from benchmarks.quality.objectives import ROWS
 from mmseqvae.cli.parser import run
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.config.renamed_options import RENAMED, current
-from mmseqvae.objectives import chosen
+from mmseqvae.objectives import chosen, coordinated
+from mmseqvae.sequence import Sequence
+from mmseqvae.testing import small_model
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 CONFIGS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -116,3 +119,17 @@ def test_finished_runs_are_found_under_their_old_names(tmp_path: Path) -> None:
     (tmp_path / "runs.jsonl").write_text(json.dumps(kept), encoding="utf-8")
     asked = {"row": "a", "settings": {current("training.ema"): 0.5, current("objective.options.own"): 1}, "own": 2}
     assert Ledger(tmp_path / "runs.jsonl").left([asked]) == []
+
+
+def test_the_objective_takes_its_old_arguments() -> None:
+    model, batch = small_model(), {"text": Sequence(torch.tensor([[1, 0], [2, 0]]), torch.tensor([2, 2]))}
+    found = []
+    for options in ({"self_reconstruction": 0.7, "token_reconstruction": 0.2}, {"own": 0.7, "tokens": 0.2}):
+        torch.manual_seed(0)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            found.append(coordinated(model, batch, **options).objective)
+        assert [("self_reconstruction" in str(w.message), w.filename) for w in told if "called" in str(w.message)] == (
+            [(True, __file__), (False, __file__)] if "own" in options else []
+        )
+    assert torch.equal(*found)

@@ -15,7 +15,7 @@ from mmseqvae.cli.parser import run
 from mmseqvae.data.data_warning import warn
 
 SMALL = ModelConfig(latent=2, token_encoder=4, token_decoder=4, token_embedding=3)
-SHORT = TrainingConfig(epochs=1, batch_size=8, components=1, threads=1)
+SHORT = TrainingConfig(epochs=1, batch_size=8, fitted_components=1, threads=1)
 
 
 def table(folder: Path) -> Path:
@@ -40,8 +40,8 @@ def test_every_call_of_a_python_user_warns_at_their_line(tmp_path: Path) -> None
         ("skipped: 1 bad rows", DataWarning),
         ("unused columns: other", DataWarning),
         ("text: 1 unknown symbols, 1 different ('n' 1)", DataWarning),
-        ("no conditional of text: 24 items have it and something else, 40 are needed", DataWarning),
-        ("no conditional of colour: 24 items have it and something else, 40 are needed", DataWarning),
+        ("no unimodal posterior of text is fitted: 24 items have it and something else, 40 are needed", DataWarning),
+        ("no unimodal posterior of colour is fitted: 24 items have it and something else, 40 are needed", DataWarning),
         ("text 'low?': this model never saw '?'", DataWarning),
         ("text 'hi!': this model never saw '!'", DataWarning),
     ]
@@ -77,7 +77,7 @@ def test_of_several_processes_the_first_alone_prints(
 
 
 def test_python_can_make_errors_of_them(tmp_path: Path) -> None:
-    words = ["-W", "error::mmseqvae.DataWarning", "-m", "mmseqvae", "train", str(table(tmp_path)), "--skip-bad",
+    words = ["-W", "error::UserWarning", "-m", "mmseqvae", "train", str(table(tmp_path)), "--skip-bad",
              "--out", str(tmp_path / "run"), "--cache-dir", str(tmp_path / "cache")]  # fmt: skip
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 2
