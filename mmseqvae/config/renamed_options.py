@@ -79,7 +79,7 @@ def _options(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def warned_keys(part: str, options: Mapping[str, Any], stacklevel: int) -> dict[str, Any]:
     """`current_keys`, with a FutureWarning for every old name."""
-    for name in options.keys() & RENAMED[part].keys():
+    for name in sorted(options.keys() & RENAMED[part].keys()):
         warn(f"{part}.{name}", stacklevel + 1)
     return current_keys(part, options)
 
