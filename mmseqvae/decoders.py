@@ -29,8 +29,9 @@ class TokenDecoder(nn.Module):
 
     vocabulary: V. input_dropout: share of previous tokens hidden in training; input_noise: share replaced by a random
     token. An unobserved previous token looks like a hidden one. never_first: tokens that no draw begins with, whatever
-    the distribution says of them: what begins with the end, or with an unknown label, is no label. Raises ValueError
-    for an `end` outside the vocabulary, or where nothing is left to begin with.
+    the distribution says of them: what begins with the end, or with an unknown label, is no label. kernel: "auto" or
+    "torch", see `Recurrent`; free-running draws follow it. Raises ValueError for an `end` outside the vocabulary, where
+    nothing is left to begin with, or for an unknown kind or kernel.
     """
 
     writes: Literal["tokens"] = "tokens"
@@ -161,7 +162,7 @@ class FrameDecoder(nn.Module):
     Every block decides between r + 1 outcomes: go on, or end after its 1st, ..., r-th frame; up to `max_steps` frames,
     where the end is certain. The decision of a block is scored with the block's first frame. input_dropout: share of
     previous blocks hidden in training; input_noise: standard deviation of noise added to them, in data units.
-    An unobserved previous frame looks like a hidden one.
+    An unobserved previous frame looks like a hidden one. kernel: as for TokenDecoder.
     """
 
     writes: Literal["frames"] = "frames"
