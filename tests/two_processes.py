@@ -107,7 +107,7 @@ def watched(folder: Path) -> None:
 
 def recipe(folder: Path) -> None:
     """The recipe of requests, from a download that is noted whenever it is made."""
-    from recipes import requests
+    from recipes import typed_requests as requests
 
     fetch = requests.download
 

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks.known_world.constructions import CLOSE, DEFAULT, RUNS, Run
+from benchmarks.known_world.compared_models import CLOSE, DEFAULT, RUNS, Run
 from benchmarks.known_world.cross_generation import crossed, invented, latent_ranks, share, voice_ranks
 from benchmarks.known_world.divergences import Figures, likelihoods, priors
 from benchmarks.known_world.entropies import truth

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.page_heading import heading
-from benchmarks.speed.training_ways import digits
+from benchmarks.speed.training_workloads import digits
 from mmseqvae.data import BucketBatchSampler
 from mmseqvae.files import write_text
 

@@ -25,7 +25,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.speed.sampling import LATENT, ObviousFrames, ObviousTokens, frame_decoder, speech_ways, token_decoder
-from benchmarks.speed.training_ways import (
+from benchmarks.speed.training_workloads import (
     BATCH,
     RESULTS,
     Way,

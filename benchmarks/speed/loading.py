@@ -24,7 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.page_heading import heading
 from benchmarks.speed.timing import each, in_turns
-from benchmarks.speed.training_ways import digits
+from benchmarks.speed.training_workloads import digits
 from mmseqvae.config import LogMelConfig
 from mmseqvae.data import Batch, FrontEnd, SequenceDataset, make_loader
 from mmseqvae.data.dataset import Column

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.page_heading import heading
-from benchmarks.speed.training_ways import EMBEDDING, HIDDEN, INPUTS, LATENT, MELS, RESULTS
+from benchmarks.speed.training_workloads import EMBEDDING, HIDDEN, INPUTS, LATENT, MELS, RESULTS
 from mmseqvae.config import LogMelConfig, ModelConfig
 from mmseqvae.data import FrontEnd
 from mmseqvae.decoders import FrameDecoder, TokenDecoder

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.page_heading import has_bf16, heading
-from benchmarks.speed.training_ways import (
+from benchmarks.speed.training_workloads import (
     BATCH,
     HIDDEN,
     LATENT,

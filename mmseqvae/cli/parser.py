@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 from jsonargparse import SUPPRESS, ArgumentParser, auto_cli, set_parsing_settings
 
 import mmseqvae
-from mmseqvae.cli.spelling import hyphens, parts_of, spelt
-from mmseqvae.config.ready import READY
+from mmseqvae.cli.rewrite_arguments import hyphens, parts_of, spelt
+from mmseqvae.config.ready_configs import READY
 from mmseqvae.distributed import processes
 
 ERRORS = (ValueError, OSError, ModuleNotFoundError, Warning)  # what a user can mend; anything else keeps its traceback

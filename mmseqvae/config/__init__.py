@@ -2,7 +2,7 @@
 
 from mmseqvae.config.data import BPE_SIZE, CACHE_DIR, UNITS, AugmentConfig, LogMelConfig, TextConfig, WindowConfig
 from mmseqvae.config.model import ModalityConfig, ModelConfig
-from mmseqvae.config.ready import READY, Settings, load_config
+from mmseqvae.config.ready_configs import READY, Settings, load_config
 from mmseqvae.config.training import ObjectiveConfig, TrainingConfig
 
 __all__ = [

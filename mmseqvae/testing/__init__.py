@@ -20,17 +20,17 @@ from mmseqvae import lazy
 if TYPE_CHECKING:
     from mmseqvae.testing.contract import ContractError as ContractError
     from mmseqvae.testing.contract import made_batches as made_batches
+    from mmseqvae.testing.encoders_and_decoders import verify_decoder as verify_decoder
+    from mmseqvae.testing.encoders_and_decoders import verify_encoder as verify_encoder
     from mmseqvae.testing.objectives import small_model as small_model
     from mmseqvae.testing.objectives import verify_objective as verify_objective
-    from mmseqvae.testing.parts import verify_decoder as verify_decoder
-    from mmseqvae.testing.parts import verify_encoder as verify_encoder
 
 _HOME = {
     "ContractError": "contract",
     "made_batches": "contract",
     "small_model": "objectives",
-    "verify_decoder": "parts",
-    "verify_encoder": "parts",
+    "verify_decoder": "encoders_and_decoders",
+    "verify_encoder": "encoders_and_decoders",
     "verify_objective": "objectives",
 }
 __getattr__ = lazy(__name__, _HOME)

@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.speed.plain_model import Plain, weights_of
-from benchmarks.speed.training_ways import (
+from benchmarks.speed.training_workloads import (
     EMBEDDING,
     HIDDEN,
     INPUTS,

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks.ledger import Ledger
-from benchmarks.quality import pairs, regularisation, speakers
+from benchmarks.quality import few_pairs as pairs
+from benchmarks.quality import regularisation, speakers
 from benchmarks.quality.corpus_and_judges import Place
 from mmseqvae.data import SequenceDataset
 from recipes import spoken_digits as recipe

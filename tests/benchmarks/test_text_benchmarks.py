@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.quality import requests, sentences
+from benchmarks.quality import text_sentences as sentences
+from benchmarks.quality import typed_requests as requests
 from tests.made_texts import poems
 from tests.recipes.test_recipes import TINY
 
@@ -41,7 +42,7 @@ def cells(page: str, name: str) -> list[str]:
 def test_medians_meet_or_miss_their_bars() -> None:
     plain = {0: figures(30.3), 1: figures(30.9), 2: figures(30.6)}
     skewed = {"plain": {0: figures(33.0, 0.81)}, "balanced": {0: figures(33.0, 0.87)}}
-    page = requests.page(plain, skewed, "python -m benchmarks.quality.requests")
+    page = requests.page(plain, skewed, "python -m benchmarks.quality.typed_requests")
     assert cells(page, "nats over the language model's") == ["<= 1.02 (met)", "**1.020**", "1.010", "1.030", "1.020"]
     assert cells(page, "perplexity of samples over held-out")[:2] == ["<= 1.3 (MISSED)", "**1.50**"]
     assert cells(page, "distinct-2 of samples over held-out")[:2] == [">= 0.8 (met)", "**0.80**"]

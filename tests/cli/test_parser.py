@@ -45,7 +45,7 @@ def noting(function: Callable[..., Any], told: list[str]) -> Callable[..., Any]:
 
 def test_what_is_shown_is_found() -> None:
     found = {module for module, _ in shown()}
-    assert {"mmseqvae", "recipes.sentences", "recipes.requests", "benchmarks.quality.objectives"} <= found
+    assert {"mmseqvae", "recipes.text_sentences", "recipes.typed_requests", "benchmarks.quality.objectives"} <= found
 
 
 @pytest.fixture(autouse=True)

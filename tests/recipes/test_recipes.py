@@ -41,8 +41,8 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str,
     sums.write_text("".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files))
     monkeypatch.setattr(spoken_digits, "FSDD_SUMS", sums)
     return {
-        "recipes.requests": {"data_dir": requests_as_published(tmp_path / "requests"), "draws": 3, "samples": 2},
-        "recipes.sentences": {"text": poems(tmp_path / "poems"), "units": "characters", "draws": 3},
+        "recipes.typed_requests": {"data_dir": requests_as_published(tmp_path / "requests"), "draws": 3, "samples": 2},
+        "recipes.text_sentences": {"text": poems(tmp_path / "poems"), "units": "characters", "draws": 3},
         "recipes.spoken_digits": {"source": "fsdd", "data_dir": folder, "draws": 2, "pairs": 3},
         "recipes.series": {"missing": 0.2, "samples": 4, "proposals": 2},
         "recipes.video": {"items": 100, "draws": 2},

@@ -1,7 +1,7 @@
 """How few pairs will do? 100, 10 and 2 % of the recordings keep their word, the others come apart.
 
-    python -m benchmarks.quality.pairs --data-dir DIR --rows default                        # on validation
-    python -m benchmarks.quality.pairs --data-dir DIR --rows default --split test --seeds 0 1 2
+    python -m benchmarks.quality.few_pairs --data-dir DIR --rows default                        # on validation
+    python -m benchmarks.quality.few_pairs --data-dir DIR --rows default --split test --seeds 0 1 2
 
 Rows, budget and judges are those of benchmarks/quality/objectives.py. Every word keeps the same share of its pairs; of
 the others, recording and text stay in training as items of one modality. Finished runs are lines of
@@ -120,7 +120,7 @@ def broken_pairs(dataset: SequenceDataset, share: float, seed: int) -> SequenceD
 
 HEAD = """# How few pairs will do
 
-`python -m benchmarks.quality.pairs --data-dir DIR`
+`python -m benchmarks.quality.few_pairs --data-dir DIR`
 
 As in `objectives.md`, but only a share of the training recordings keeps its word, the same of every word; of the others
 recording and text are items of their own. To be reached with 10 %: audio -> text 0.95, text -> audio 0.94."""
@@ -147,4 +147,4 @@ def page(records: Iterable[Record]) -> str:
 if __name__ == "__main__":
     from mmseqvae.cli.parser import run
 
-    run(main, prog="python -m benchmarks.quality.pairs")
+    run(main, prog="python -m benchmarks.quality.few_pairs")

@@ -13,7 +13,7 @@ import soundfile
 from mmseqvae.cli.commands import main
 from mmseqvae.cli.parser import run
 from mmseqvae.config import READY, ModelConfig, ObjectiveConfig, Settings, TextConfig, TrainingConfig, load_config
-from recipes import requests
+from recipes import typed_requests as requests
 
 ITEMS = 12
 TINY = [

@@ -1,6 +1,6 @@
 """What does the recipe of requests reach? The medians of its seeds beside the bars, and what sampling by label changes.
 
-    python -m benchmarks.quality.requests --data-dir DIR        # seeds 0, 1 and 2, one after another
+    python -m benchmarks.quality.typed_requests --data-dir DIR        # seeds 0, 1 and 2, one after another
 
 Runs the recipe once for each seed, and three times more on the skewed requests, with plain, square-root and balanced
 sampling; what is finished is kept. Writes benchmarks/results/requests.md.
@@ -18,7 +18,7 @@ from benchmarks.page_heading import heading
 from benchmarks.quality.spoken_digits import Row, heard, measured, shown
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.files import write_text
-from recipes import requests as recipe
+from recipes import typed_requests as recipe
 
 RESULTS = Path(__file__).parents[1] / "results"
 SAMPLINGS = ("plain", "square-root", "balanced")
@@ -114,7 +114,7 @@ def main(
         sampling: {seed: reached(f"skewed-{sampling}", seed, True, sampling) for seed in skewed_seeds}
         for sampling in SAMPLINGS
     }
-    command = "python -m benchmarks.quality.requests" + (" --data-dir DIR" if data_dir else "")
+    command = "python -m benchmarks.quality.typed_requests" + (" --data-dir DIR" if data_dir else "")
     command += f" --seeds {' '.join(map(str, seeds))} --skewed-seeds {' '.join(map(str, skewed_seeds))}"
     text = page(plain, skewed, command)
     print(text)
@@ -162,4 +162,4 @@ def table(rows: list[Row], columns: dict[str, Figures], middle: bool = False) ->
 if __name__ == "__main__":
     from mmseqvae.cli.parser import run
 
-    run(main, prog="python -m benchmarks.quality.requests")
+    run(main, prog="python -m benchmarks.quality.typed_requests")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes import sentences
+from recipes import text_sentences as sentences
 from tests.made_texts import poems
 
 

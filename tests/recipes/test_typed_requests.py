@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmseqvae.data.download import file_sha256
-from recipes import requests
+from recipes import typed_requests as requests
 from tests.made_texts import requests_as_published
 
 

@@ -1,9 +1,9 @@
 """Requests: typed orders to a voice assistant and what is wanted, in one latent. A text VAE with labels.
 
-    python -m recipes.requests                     # downloads the requests, CC0 1.0
-    python -m recipes.requests --data-dir DIR      # train.tsv and valid.tsv, or the folders of the source
-    python -m recipes.requests --skewed            # of the second intent one request in 2, of the seventh one in 64
-    python -m recipes.requests --skewed --training.sampling balanced --out runs/requests-balanced
+    python -m recipes.typed_requests                  # downloads the requests, CC0 1.0
+    python -m recipes.typed_requests --data-dir DIR   # train.tsv and valid.tsv, or the folders of the source
+    python -m recipes.typed_requests --skewed         # of the second intent one request in 2, of the seventh one in 64
+    python -m recipes.typed_requests --skewed --training.sampling balanced --out runs/requests-balanced
 
 The requests are those of Snips (Coucke et al. 2018, "Snips voice platform", section 5): 13,784 to train on and 700 to
 test on, of seven intents. 100 of each intent are taken from the training requests as split `valid`: settings were
@@ -12,13 +12,13 @@ unknown. The intent is a second modality of one token: classification is generat
 one, and beside it stands a linear probe of the posterior means given the text. Beside the likelihood stands that of a
 language model of the same decoder without a latent; sampled requests are judged by an n-gram model of words.
 
-Measured on the 700 test requests (benchmarks/quality/requests.py, medians of 3 seeds, 3 minutes of training on one
-core, 2026-11-26): 29.48 nats a request of 500 draws, the language model without a latent 29.48; mutual information 3.81
-nats, of 700 requests; 31 of 32 units active; intent .974 by the probe and .969 as the likeliest one of the decoder.
-Sampled at temperature 0.93, requests have .97 of the perplexity of the test's and .89 of its distinct-2, and training
-holds .029 of them, of the test's .016. Of skewed requests (seed 0) macro-F1 is .692 with plain sampling, .807 with
-square-root and .862 with balanced as the likeliest, .787, .796 and .811 by the probe. One draw of the latent loses what
-is sure: an intent that is written from one is right in .857 of the test.
+Measured on the 700 test requests (benchmarks/quality/typed_requests.py, medians of 3 seeds, 3 minutes of training on
+one core, 2026-11-26): 29.48 nats a request of 500 draws, the language model without a latent 29.48; mutual information
+3.81 nats, of 700 requests; 31 of 32 units active; intent .974 by the probe and .969 as the likeliest one of the
+decoder. Sampled at temperature 0.93, requests have .97 of the perplexity of the test's and .89 of its distinct-2, and
+training holds .029 of them, of the test's .016. Of skewed requests (seed 0) macro-F1 is .692 with plain sampling, .807
+with square-root and .862 with balanced as the likeliest, .787, .796 and .811 by the probe. One draw of the latent loses
+what is sure: an intent that is written from one is right in .857 of the test.
 """
 
 from __future__ import annotations
@@ -321,4 +321,4 @@ def summary(metrics: dict[str, Any]) -> list[str]:
 if __name__ == "__main__":
     from mmseqvae.cli.parser import run
 
-    run(main, prog="python -m recipes.requests")
+    run(main, prog="python -m recipes.typed_requests")

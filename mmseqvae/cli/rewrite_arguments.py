@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
-from mmseqvae.config.ready import read_file
+from mmseqvae.config.ready_configs import read_file
 from mmseqvae.config.renamed_options import current, said
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """A text VAE of a text file beside the same decoder without a latent, as published tables have it, on train and test.
 
-    python -m benchmarks.quality.sentences --text tang300 --name tang --units characters
+    python -m benchmarks.quality.text_sentences --text tang300 --name tang --units characters
 
 Runs the recipe of sentences once for each seed (what is finished is kept) and writes
 benchmarks/results/sentences-NAME.md.
@@ -15,7 +15,7 @@ from typing import Any, Literal
 from benchmarks.page_heading import heading
 from mmseqvae.config import CACHE_DIR, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.files import write_text
-from recipes import sentences as recipe
+from recipes import text_sentences as recipe
 
 RESULTS = Path(__file__).parents[1] / "results"
 HEAD = ["split", "seed", "model", "nats", "perplexity", "KL", "mutual information", "of sentences", "active units"]
@@ -63,7 +63,9 @@ def main(
         )  # fmt: skip
         figures[seed] = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     files = " ".join(f"--{split} FILE" for split, file in (("valid", valid), ("test", test)) if file is not None)
-    command = f"python -m benchmarks.quality.sentences --text {text.name} --name {name} --units {units} {files}".strip()
+    command = (
+        f"python -m benchmarks.quality.text_sentences --text {text.name} --name {name} --units {units} {files}".strip()
+    )
     command += f" --seeds {' '.join(map(str, seeds))}" + changed(model, objective, training)
     page = "\n".join(lines(figures, command, name))
     print(page)
@@ -111,4 +113,4 @@ def lines(figures: dict[int, dict[str, Any]], command: str, name: str) -> list[s
 if __name__ == "__main__":
     from mmseqvae.cli.parser import run
 
-    run(main, prog="python -m benchmarks.quality.sentences")
+    run(main, prog="python -m benchmarks.quality.text_sentences")

@@ -1,7 +1,7 @@
 """Sentences: a text VAE of any text file, one sentence a line, by the protocol of published tables.
 
-    python -m recipes.sentences --text train.txt --valid valid.txt --test test.txt
-    python -m recipes.sentences --text poems.txt --units characters    # 80 % trains, 10 % each are valid and test
+    python -m recipes.text_sentences --text train.txt --valid valid.txt --test test.txt
+    python -m recipes.text_sentences --text poems.txt --units characters    # 80 % trains, 10 % each are valid and test
 
 The protocol (Kim et al. 2018; He et al. 2019; Li et al. 2019): an encoder and a decoder of one LSTM layer of 256 on
 embeddings of 256, 32 latent dimensions under N(0, I), importance-weighted nats a sentence of 500 draws, perplexity a
@@ -15,8 +15,8 @@ it with the default `--units spaces`, and every one of them is a token. It canno
 downloaded.
 
 Measured on 1,600 lines of Tang poems, from the package fortunes-zh of Debian (docs/text.md;
-benchmarks/quality/sentences.py, seed 0, 2026-11-25): 91.13 nats a test sentence and perplexity 339.7 a character, the
-language model without a latent 92.20 and 363.6; on train 71.81 and 105.0 beside 75.75 and 135.5; KL 6.08 and mutual
+benchmarks/quality/text_sentences.py, seed 0, 2026-11-25): 91.13 nats a test sentence and perplexity 339.7 a character,
+the language model without a latent 92.20 and 363.6; on train 71.81 and 105.0 beside 75.75 and 135.5; KL 6.08 and mutual
 information 3.80 nats, of 160 test sentences; 32 of 32 units active. Penn Treebank could not be had where this was
 written.
 """
@@ -174,4 +174,4 @@ def summary(metrics: dict[str, Any]) -> list[str]:
 if __name__ == "__main__":
     from mmseqvae.cli.parser import run
 
-    run(main, prog="python -m recipes.sentences")
+    run(main, prog="python -m recipes.text_sentences")
