@@ -135,7 +135,7 @@ def fit(
     noted |= {"start": _digest(start.model, values=True)} if start is not None else {}
     state = by_first(state_of_run, out, noted)
     if state.finished:
-        log.info("%s: finished before, loaded as it is (higher training.epochs would go on)", out)
+        log.warning("%s: finished before, loaded as it is; a higher training.epochs would go on", out)
         return load(out, None if config else built)
     if start is not None and state.checkpoint is None:
         for line in told:
