@@ -1,5 +1,6 @@
 """Every objective against its slow and obvious version in float64, with missing rows, weights and beta."""
 
+import inspect
 import itertools
 import math
 from collections.abc import Callable
@@ -226,7 +227,7 @@ def test_no_objective_is_left_out() -> None:
 
 
 def _options(function: Callable) -> list[str]:
-    names = function.__code__.co_varnames[: function.__code__.co_argcount + function.__code__.co_kwonlyargcount]
+    names = inspect.signature(function).parameters
     return [n for n in names if n not in ("model", "batch", "slow", "beta", "free_bits", "free_bits_item", "weights")]
 
 
