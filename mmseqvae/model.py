@@ -20,7 +20,6 @@ from mmseqvae.modality import Covariate, Modalities, Modality
 from mmseqvae.priors.base import Prior, StandardNormal
 from mmseqvae.priors.fitted_unimodal_posteriors import answer, fit_conditional
 from mmseqvae.priors.registry import FITTED
-from mmseqvae.priors.vamp import VampPrior
 from mmseqvae.sequence import Sequence, constant
 
 
@@ -59,8 +58,8 @@ class MultimodalVAE(nn.Module):
         self.fusion = fusion
         self.standard = StandardNormal(self.latent)
         self.learnt = prior
-        if isinstance(prior, VampPrior):
-            prior.encode = self.encode
+        if prior is not None:
+            prior.attach(self.encode)
         self.fitted: Prior | None = None
         self.conditionals = nn.ModuleDict()
 

@@ -104,7 +104,7 @@ NAMES = {
         "data.dataset": "to_device",
     },
     "priors": {"priors.mixtures": "IDLE"},
-    "steps": {"training.lightning_module": "Training=TrainingModule"},
+    "steps": {"training.lightning_module": "Training=TrainingModule SPLIT_EVERY=REFRESH_EVERY"},
     "text_figures": {"evaluation.text_metrics": "text_figures=text_metrics"},
     "totals": {"training.metric_sums": "Totals=MetricSums"},
     "training": {

@@ -20,7 +20,6 @@ from mmseqvae.fusion import FUSIONS
 from mmseqvae.modality import Covariate, Modality
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.priors.registry import PRIORS
-from mmseqvae.priors.vamp import VampPrior
 from mmseqvae.rnn.layer import CELLS
 from mmseqvae.tokenizers.categories import Category, Labels
 from mmseqvae.tokenizers.characters import Tokenizer
@@ -173,18 +172,20 @@ def check_modalities(front_ends: Mapping[str, FrontEnd], config: ModelConfig) ->
 
 
 def start_prior(model: MultimodalVAE, dataset: SequenceDataset, seed: int = 0) -> None:
-    """Give a VampPrior its pseudo-inputs, items of the training set drawn without replacement; other priors need none.
+    """Give a learnt prior the items that it starts from, drawn from the training set without replacement, if it asks.
 
-    Raises ValueError where the data set has fewer items than the prior has components.
+    Raises ValueError where the data set has fewer items than the prior needs.
     """
-    if isinstance(model.learnt, VampPrior):
-        if len(dataset) < model.learnt.components:
-            raise ValueError(f"a VampPrior of {model.learnt.components} pseudo-inputs needs as many training items, "
-                             f"got {len(dataset)}: lower prior_components")  # fmt: skip
-        rows = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[: model.learnt.components]
-        batch = to_device(dataset.__getitems__(rows.tolist()), model.device)
-        read = {model.modality(name).reads or name for name in model.readable}
-        model.learnt.start({view: x for view, x in batch.items() if view in read})
+    if (prior := model.learnt) is None or not prior.items_needed:
+        return
+    if len(dataset) < prior.items_needed:
+        raise ValueError(
+            f"the prior, {prior}, needs as many training items, got {len(dataset)}: lower prior_components"
+        )
+    rows = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[: prior.items_needed]
+    batch = to_device(dataset.__getitems__(rows.tolist()), model.device)
+    read = {model.modality(name).reads or name for name in model.readable}
+    prior.start({view: x for view, x in batch.items() if view in read})
 
 
 def token_modality(

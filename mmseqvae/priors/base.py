@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor, nn
 
 from mmseqvae.distributions.gaussian import Distribution, Gaussian
+from mmseqvae.fusion import Encoded
+from mmseqvae.sequence import Sequence
 
 
 class Prior(nn.Module):
-    """What every prior over `latent` dimensions offers; str() says which it is."""
+    """What every prior over `latent` dimensions offers; str() says which it is.
+
+    A prior of your own defines `log_prob` and `sample`. `attach`, `start` and `refresh` are for those that are learnt
+    with a model and need its encoders, training items or care; by default they do nothing.
+    """
 
     latent: int
+    items_needed: int = 0  # how many training items `start` wants
+
+    def attach(self, encode: Callable[[Mapping[str, Sequence]], Encoded]) -> None:
+        """Called once, by the model that it becomes the learnt prior of: `encode` is the model's."""
+
+    def start(self, items: Mapping[str, Sequence]) -> None:
+        """Called before training with `items_needed` training items, {view: Sequence}, where these are not 0."""
+
+    def refresh(self) -> int:
+        """Called every 100 steps of training; returns how many parts were changed. The same in every process."""
+        return 0
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Nats, [..., D] -> [...]."""

@@ -70,6 +70,9 @@ class LearntMixture(MixturePrior):
         parts = Gaussian(self.means.double(), self.logvars.double())
         return weights / weights.sum(), parts.mean.cpu().numpy(), parts.variance.cpu().numpy()
 
+    def refresh(self) -> int:
+        return self.split()
+
     @torch.no_grad()
     def split(self, idle: float = IDLE) -> int:
         """Put every part whose weight is below `idle` of the mean weight beside the heaviest one, with half its weight.

@@ -32,6 +32,13 @@ class VampPrior(MixturePrior):
     def __str__(self) -> str:
         return f"VampPrior of {self.components} pseudo-inputs learnt with the model"
 
+    @property
+    def items_needed(self) -> int:  # type: ignore[override]
+        return self.components
+
+    def attach(self, encode: Callable[[Mapping[str, Sequence]], Encoded]) -> None:
+        self.encode = encode
+
     def start(self, items: Mapping[str, Sequence]) -> None:
         """Take these `components` items as pseudo-inputs: {view: Sequence}."""
         wrong = {view: len(x) for view, x in items.items() if len(x) != self.components}

@@ -16,12 +16,11 @@ from mmseqvae.distributed import gathered, processes, total
 from mmseqvae.metrics import ACTIVE
 from mmseqvae.model import Batch, MultimodalVAE
 from mmseqvae.objectives import Objective, Terms, chosen
-from mmseqvae.priors.mixtures import LearntMixture
 from mmseqvae.training.metric_sums import MetricSums
 from mmseqvae.training.schedules import TargetKL, beta_at, warm_up, warm_up_then_cosine
 from mmseqvae.training.span_masking import mask_spans
 
-SPLIT_EVERY = 100  # steps, after which idle parts of a learnt mixture are put to use again
+REFRESH_EVERY = 100  # steps, after which idle parts of a learnt mixture are put to use again
 
 
 class TrainingModule(lightning.LightningModule):
@@ -67,8 +66,8 @@ class TrainingModule(lightning.LightningModule):
         if self.noise is not None:  # going on within an epoch
             self._set_noise(self.noise)
             self.noise = None
-        if isinstance(self.model.learnt, LearntMixture) and self.global_step % SPLIT_EVERY == 0:
-            self.model.learnt.split()
+        if self.model.learnt is not None and self.global_step % REFRESH_EVERY == 0:
+            self.model.learnt.refresh()
 
     @torch.no_grad()
     def start_decoders_anew(self) -> None:

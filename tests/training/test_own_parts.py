@@ -79,6 +79,20 @@ class HeavyTails(Prior):
         self.latent = latent
         self.log_std = nn.Parameter(torch.zeros(latent))
 
+        self.calls: list[str] = []
+
+    items_needed = 5
+
+    def attach(self, encode: Any) -> None:
+        self.calls.append("attach")
+
+    def start(self, items: Any) -> None:
+        self.calls.append(f"start with {len(items['text'])} {sorted(items)}")
+
+    def refresh(self) -> int:
+        self.calls.append("refresh")
+        return 0
+
     def gaussian(self) -> Gaussian:
         return Gaussian(torch.zeros_like(self.log_std), 2 * self.log_std)
 
@@ -144,6 +158,8 @@ def test_own_parts_train_and_are_found_again_by_the_function(corpus: Corpus, tmp
     run = tmp_path / "run"
     trained = fit(corpus, run, model=own_model, training=QUICK, progress=False)
     assert "mmseqvae" not in (run / "config.json").read_text()  # no code is named
+    assert isinstance(prior := trained.model.learnt, HeavyTails)
+    assert prior.calls == ["attach", "start with 5 ['move', 'text']", "refresh"]  # before the first of 18 steps
     again = mmseqvae.load(run, model=own_model)
     for name, weight in trained.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], weight), name

@@ -172,7 +172,7 @@ def test_parts_of_the_prior_that_are_left_behind_are_put_to_use_in_training(
         return moved[-1]
 
     monkeypatch.setattr(LearntMixture, "split", spied)
-    monkeypatch.setattr(steps, "SPLIT_EVERY", 3)
+    monkeypatch.setattr(steps, "REFRESH_EVERY", 3)
     mixture = replace(SMALL, prior="mixture", prior_components=6)
     learnt = run(corpus, tmp_path / "run", model=mixture, epochs=3, batch_size=10).model.learnt
     assert moved == [1, 1, 1, 1]
