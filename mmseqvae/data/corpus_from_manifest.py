@@ -238,6 +238,8 @@ def _fit(data: ReadIn, rows: list[Row], settings: Settings) -> dict[str, FrontEn
         cells, start = [row.cells[name] for row in rows if name in row.cells], settings.start.get(name)
         if isinstance(start, Category):
             fitted[name] = start.extended(Category.train(cells))
+        elif isinstance(start, Labels):
+            fitted[name] = start.extended(Labels.train(cells))
         elif isinstance(start, Tokenizer):
             fitted[name] = start.extended(type(start).train(cells, settings.text.vocabulary, settings.text.least))
         elif start is not None:

@@ -51,7 +51,7 @@ class Labels(Tokenizer):
     @property
     def vocabulary(self) -> dict[str, int]:
         """The number of every label, `</s>` and `<unk>` included."""
-        return {name.removeprefix(" "): number for name, number in self._vocabulary.items()}
+        return {name.removeprefix(" "): number for name, number in super().vocabulary.items()}
 
     def unknown(self, text: str) -> Counter[str]:
         """The label, once, if the vocabulary lacks it."""

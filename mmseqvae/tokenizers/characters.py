@@ -92,8 +92,8 @@ class Tokenizer:
 
     @property
     def vocabulary(self) -> dict[str, int]:
-        """The number of every symbol, as the backend spells it."""
-        return dict(self._vocabulary)
+        """The number of every symbol, as the backend spells it, in the order of their numbers."""
+        return dict(sorted(self._vocabulary.items(), key=lambda pair: pair[1]))
 
     @property
     def vocabulary_size(self) -> int:

@@ -12,7 +12,7 @@ import mmseqvae
 from mmseqvae.cli.commands import main
 from mmseqvae.config import LogMelConfig, ModelConfig, TextConfig, TrainingConfig
 from mmseqvae.data import Corpus, prepare
-from mmseqvae.tokenizers.categories import Category
+from mmseqvae.tokenizers.categories import Category, Labels
 from mmseqvae.training.run_state import training_seconds
 from mmseqvae.training.trainer import fit
 from tests.training.test_own_parts import own_model, rows
@@ -173,23 +173,27 @@ def test_a_corpus_that_lacks_what_the_run_knows_is_refused(tmp_path: Path) -> No
     assert not (tmp_path / "new").exists()
 
 
-def test_a_covariate_learns_new_values(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["labels", "covariates"])
+def test_labels_and_covariates_learn_new_values(kind: str, tmp_path: Path) -> None:
     def spoken(words: tuple[str, ...], who: tuple[str, ...], **how: object) -> Corpus:
         table = [row | {"who": who[i % len(who)]} for i, row in enumerate(rows(words, 48))]
-        return prepare(table, frames=["move"], covariates=["who"], cache_dir=tmp_path / "c", **how)  # type: ignore[arg-type]
+        return prepare(table, frames=["move"], cache_dir=tmp_path / "c", **{kind: ["who"]}, **how)  # type: ignore[arg-type]
 
     run = fit(spoken(WORDS, ("ann", "bob")), tmp_path / "run", model=SIZES, training=QUICK, progress=False)
     data = spoken(WORDS, ("cat", "ann"), start=run.front_ends)
-    who = data.front_ends["who"]
-    assert isinstance(who, Category)
-    assert who.vocabulary == {"ann": 0, "bob": 1, "cat": 2}
+    who, before = data.front_ends["who"], run.front_ends["who"]
+    names = [name for name in who.vocabulary if not name.startswith("<")]
+    assert names == ["ann", "bob", "cat"]
     still = replace(QUICK, learning_rate=0.0, ema_decay=0.0, prior_rate=0.0)
     tuned = fit(data, tmp_path / "tuned", training=still, start=run, progress=False)
-    name = "covariates.who.embedding.weight"
+    name = "modalities.who.encoder.embedding.weight" if kind == "labels" else "covariates.who.embedding.weight"
     a, b = weights(run)[name], weights(tuned)[name]
-    assert torch.equal(b[:2], a[:2])
-    assert torch.equal(b[2], a[2])  # unknown to the run
-    assert torch.equal(b[3], a[2])
+    unknown = a[before.unknown_id] if kind == "labels" else a[-1]
+    assert isinstance(who, Labels if kind == "labels" else Category)
+    for value in ("ann", "bob"):
+        assert torch.equal(b[who.vocabulary[value]], a[before.vocabulary[value]])
+    assert torch.equal(b[who.vocabulary["cat"]], unknown)
+    assert torch.equal(b[-1], a[-1])
 
 
 def test_the_command_starts_from_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
