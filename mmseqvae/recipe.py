@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from mmseqvae.cli.common import described, measured_after, next_commands
+from mmseqvae.cli.common import described, is_measured, next_commands
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data import Corpus
 from mmseqvae.distributed import processes
@@ -66,7 +66,7 @@ def train_and_measure(
     if not processes().first:
         raise SystemExit  # what follows is measured once
     metrics, seconds = out / "metrics.json", training_seconds(out)
-    if not metrics.exists() or measured_after(metrics) != seconds:
+    if not is_measured(metrics, seconds):
         figures = {"run": described(recipe, training, seconds, split=split, **more), **measure(trained)}
         report(trained, corpus.datasets[split], out, training.seed)
         write_json(metrics, figures)  # last: where it is, sounds and pictures are too

@@ -91,7 +91,7 @@ def train(
     refuse_file(out)
     if seed is not None:
         training = replace(training, seed=seed)
-    from mmseqvae.cli.common import described, load_run, measured_after, next_commands
+    from mmseqvae.cli.common import described, is_measured, load_run, next_commands
     from mmseqvae.data import prepare
     from mmseqvae.training.run_state import training_seconds
     from mmseqvae.training.threads import use_threads
@@ -113,7 +113,7 @@ def train(
     if not processes().first:
         return
     metrics, seconds = out / "metrics.json", training_seconds(out)
-    if not metrics.exists() or measured_after(metrics) != seconds:
+    if not is_measured(metrics, seconds):
         figures = {
             split: measure(trained, corpus.datasets[split], seed=training.seed)
             for split in ("valid", "test")

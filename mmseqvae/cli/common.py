@@ -118,7 +118,12 @@ def described(command: str, training: TrainingConfig, seconds: float | None, **m
     }  # fmt: skip
 
 
-def measured_after(metrics: Path) -> float | None:
-    """Seconds of training after which the figures were measured; where a run went on since, they are old."""
-    seconds: float | None = json.loads(metrics.read_text(encoding="utf-8"))["run"]["training_seconds"]
-    return seconds
+def is_measured(metrics: Path, seconds: float | None) -> bool:
+    """Whether the figures in this file are those of the model beside it, and not of one that went on since.
+
+    seconds: of the training of that model; None where a release before wrote the run, which could not go on.
+    """
+    if not metrics.exists():
+        return False
+    figures = json.loads(metrics.read_text(encoding="utf-8"))
+    return seconds is None or figures.get("run", {}).get("training_seconds") == seconds

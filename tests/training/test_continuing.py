@@ -68,6 +68,10 @@ def test_the_same_command_twice_changes_nothing(tmp_path: Path, capsys: pytest.C
     assert after["model.safetensors"] != before["model.safetensors"]
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["run"]["training_seconds"] == training_seconds(tmp_path / "run")  # measured anew
+    (tmp_path / "run" / "finished.json").unlink()  # as a release before left it
+    before = content(tmp_path / "run")
+    main([*command, "--training.epochs=3"])
+    assert content(tmp_path / "run") == before
 
 
 def test_more_epochs_go_on_from_where_the_training_was(tmp_path: Path) -> None:
