@@ -1,7 +1,7 @@
 """What generated speech is heard as: accuracy, variety, copying and agreement of modalities, by judges handed in.
 
 A judge is any function from log-mels (natural logarithm, *not* standardised) to labels; the judges of the recipes are
-in `benchmarks/`, trained on real recordings that no generator has touched. Measures are defined in `measures.py`.
+in `benchmarks/`, trained on real recordings that no generator has touched. Measures are defined in `metrics.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     evaluate(mmseqvae.load("runs/mine"), corpus.datasets["test"])     # a dict that JSON can hold
 
-What needs somebody who listens (which word is it, whose voice?) is in `coherence.py`.
+What needs somebody who listens (which word is it, whose voice?) is in `cross_generation.py`.
 """
 
 from __future__ import annotations
@@ -253,7 +253,8 @@ def distortion(
     }
 
 
-# --- shared with coherence.py, report.py and text_metrics.py -------------------------------------------------------
+# --- shared with cross_generation.py, report.py and text_metrics.py
+-------------------------------------------------------
 
 
 def batches(model: MultimodalVAE, dataset: SequenceDataset, label: str | None = None) -> Iterator[Batch]:

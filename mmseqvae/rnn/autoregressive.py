@@ -1,7 +1,7 @@
 """A decoder's net stepped on its own past: what is the same at every step is computed once, before the first.
 
-The latent's share of every step and the biases become one vector a row; tokens are looked up among embeddings that
-went through the input weights already; a layer's step is then one product and one pass over memory (`cells.py`,
+The latent's share of every step and the biases become one vector a row; tokens are looked up among embeddings that went
+through the input weights already; a layer's step is then one product and one pass over memory (`cell_equations.py`,
 compiled in `numba_cells.py`). `Steps` is the plain version, which tests compare with and LSTMs, GPUs and the kernel
 "torch" take; with that, nothing here is compiled.
 """

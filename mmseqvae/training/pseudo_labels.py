@@ -22,13 +22,13 @@ DRAWS = 8  # of the posterior, over which the probability of what is written is 
 
 @torch.no_grad()
 def with_pseudo_labels(
-    model: MultimodalVAE, dataset: SequenceDataset, said: Encoded, sure: float, items: np.ndarray | None = None,
+    model: MultimodalVAE, dataset: SequenceDataset, said: Encoded, threshold: float, items: np.ndarray | None = None,
     seed: int = 0,
 ) -> Encoded:  # fmt: skip
     """`said`, what the encoders say about `items` of a data set (by default all), and about what they lack of words.
 
     Each token modality that is read and written is written, greedily from the middle of the posterior, for the items
-    that have others and not it. Those whose text has at least the probability `sure`, averaged over draws of that
+    that have others and not it. Those whose text has at least the probability `threshold`, averaged over draws of that
     posterior, are added with it as further rows.
     """
     found = [said]
@@ -46,7 +46,7 @@ def with_pseudo_labels(
             whole = batch | model.generate(batch, [name], latent_noise=0.0)
             z = model.latents(batch, samples=DRAWS, generator=generator)
             shares = model.log_likelihood(z, whole, [name])[name].exp().mean(0)
-            kept = (shares >= sure) & whole[name].present
+            kept = (shares >= threshold) & whole[name].present
             found.append(model.encode(whole)[kept])
             added += int(kept.sum())
         if added:

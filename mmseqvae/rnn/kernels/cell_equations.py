@@ -1,8 +1,8 @@
 """What a recurrent cell does in one step over packed rows, forward and backward, in plain tensor operations.
 
-`packed.py` runs the steps; `fused.py` does the same in one pass over memory, for float32. The gates of step rows lie in
-a piece [P, G H], where they are activated in place; W x + b comes as `inputs` (one row for all draws) plus `added` (one
-row for each row of the step, or one for all).
+`packed_rnn.py` runs the steps; `numba_cells.py` does the same in one pass over memory, for float32. The gates of step
+rows lie in a piece [P, G H], where they are activated in place; W x + b comes as `inputs` (one row for all draws) plus
+`added` (one row for each row of the step, or one for all).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The steps of `cells.py` in one pass over memory each, compiled by numba when a layer first runs; float32 on a CPU.
+"""The steps of `cell_equations.py` in one pass over memory each, compiled by numba when a layer first runs; float32 on a CPU.
 
 A step of a small layer is a matrix product of some 50 microseconds and a dozen elementwise operations that cost as much
 again, most of it in being called. Here they are one call. tanh is exact to 2e-7.
@@ -166,7 +166,7 @@ def product(weight: Array, x: Array, constant: Array, out: Array) -> None:
             out[n, i] = total + constant[n if constant.shape[0] > 1 else 0, i]
 
 
-# Drawing, for numbers of any width; the plain versions are `gaussian.invert` and in `free_running.py`.
+# Drawing, for numbers of any width; the plain versions are `gaussian.invert` and in `autoregressive.py`.
 
 BLOCK: Final = 64  # numbers that are added up at once
 
