@@ -253,8 +253,7 @@ def distortion(
     }
 
 
-# --- shared with cross_generation.py, report.py and text_metrics.py
--------------------------------------------------------
+# --- shared with cross_generation.py, run_report.py and text_metrics.py --------------------------------------------
 
 
 def batches(model: MultimodalVAE, dataset: SequenceDataset, label: str | None = None) -> Iterator[Batch]:

@@ -1,4 +1,4 @@
-"""The steps of `cell_equations.py` in one pass over memory each, compiled by numba when a layer first runs; float32 on a CPU.
+"""The steps of `cell_equations.py` in one pass over memory each, compiled by numba at a layer's first run; float32.
 
 A step of a small layer is a matrix product of some 50 microseconds and a dozen elementwise operations that cost as much
 again, most of it in being called. Here they are one call. tanh is exact to 2e-7.
