@@ -125,7 +125,8 @@ class TrainingConfig:
     seed: int = 0
     """Seed of everything random."""
     threads: int | None = None
-    """Threads of torch; None for its own choice."""
+    """Threads of torch, on a CPU; None for as many as OMP_NUM_THREADS, MKL_NUM_THREADS or `torch.set_num_threads` say,
+    and else one, which no other process on the machine can slow down (docs/speed.md)."""
 
     def __post_init__(self) -> None:
         least = {
