@@ -59,6 +59,8 @@ def state_of_run(out: Path, noted: Mapping[str, Any]) -> RunState:
         )
     if not checkpoint.exists():
         raise ValueError(f"{checkpoint} is gone, so the training in {out} cannot go on: start another one from it")
+    if done is not None and not (out / FINISHED).exists():  # what the model has, before the settings ask for more
+        note_finished(out, done, None)
     write_json(out / SETTINGS, noted)
     return RunState(False, checkpoint)
 
@@ -73,8 +75,8 @@ def epochs_done(out: Path) -> int | None:
     return None
 
 
-def note_finished(out: Path, epochs: int, seconds: float) -> None:
-    """Written last: the model in `out` is whole."""
+def note_finished(out: Path, epochs: int, seconds: float | None) -> None:
+    """Written last: the model in `out` is whole. seconds: of all parts of its training, None where nobody counted."""
     write_json(out / FINISHED, {"epochs": epochs, "seconds": seconds})
 
 
@@ -82,7 +84,7 @@ def training_seconds(out: Path) -> float | None:
     """How long the finished training in `out` took, all its parts together; None where nobody noted it."""
     if not (out / FINISHED).exists():
         return None
-    seconds: float = json.loads((out / FINISHED).read_text(encoding="utf-8"))["seconds"]
+    seconds: float | None = json.loads((out / FINISHED).read_text(encoding="utf-8"))["seconds"]
     return seconds
 
 

@@ -13,6 +13,7 @@ from mmseqvae.cli.commands import main
 from mmseqvae.config import LogMelConfig, ModelConfig, TextConfig, TrainingConfig
 from mmseqvae.data import Corpus, prepare
 from mmseqvae.tokenizers.categories import Category, Labels
+from mmseqvae.training.lightning_module import TrainingModule
 from mmseqvae.training.run_state import training_seconds
 from mmseqvae.training.trainer import fit
 from tests.training.test_own_parts import own_model, rows
@@ -100,6 +101,30 @@ def test_more_epochs_go_on_from_where_the_training_was(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"last\.ckpt is gone"):
         fit(data, run, model=SIZES, training=replace(QUICK, epochs=6), progress=False)
     assert mmseqvae.load(run).sample(1)["text"]  # what was there stays
+
+
+def test_a_run_of_the_release_before_that_was_cut_while_going_on_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its model of fewer epochs is not taken for the one of more."""
+    data, run = corpus(tmp_path), tmp_path / "run"
+    fit(data, run, model=SIZES, training=QUICK, progress=False)
+    (run / "finished.json").unlink()  # which that release did not write
+    longer, before = replace(QUICK, epochs=4), (run / "model.safetensors").read_bytes()
+
+    def power_cut(self: TrainingModule) -> None:
+        raise RuntimeError("power cut")
+
+    monkeypatch.setattr(TrainingModule, "on_train_epoch_start", power_cut)
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(data, run, model=SIZES, training=longer, progress=False)
+    monkeypatch.undo()
+    assert (run / "model.safetensors").read_bytes() == before  # what was there can be loaded meanwhile
+    assert mmseqvae.load(run).sample(1)["text"]
+    fit(data, run, model=SIZES, training=longer, progress=False)
+    assert json.loads((run / "finished.json").read_text())["epochs"] == 4
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4 * 5
+    assert (run / "model.safetensors").read_bytes() != before
 
 
 def test_a_training_that_goes_on_is_the_longer_one_up_to_its_schedules(tmp_path: Path) -> None:
