@@ -14,6 +14,7 @@ from mmseqvae.tokenizers.categories import Category
 from mmseqvae.tokenizers.characters import Tokenizer
 
 SHOWN = 8  # symbols that a line names
+ITEMS = "learnt.views."  # pseudo-inputs of a VampPrior, which are items of the new corpus
 
 
 @torch.no_grad()
@@ -41,7 +42,9 @@ def start_from(run: Trained, trained: Trained) -> list[str]:
     fresh, left = [], [name for name in before if name not in after and not _fitted_afterwards(name)]
     for name, new in after.items():
         old, view = before.get(name), _longest_match(ends, name)
-        if old is not None and old.shape == new.shape:
+        if name.startswith(ITEMS):
+            fresh.append(name)
+        elif old is not None and old.shape == new.shape:
             new.copy_(old)
         elif old is None or not _by_symbol(old, new, run.front_ends.get(view), trained.front_ends.get(view)):
             fresh.append(name)

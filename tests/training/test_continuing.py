@@ -188,6 +188,18 @@ def test_own_parts_are_fine_tuned(tmp_path: Path) -> None:
                        before["modalities.move.encoder.convolution.weight"])  # fmt: skip
 
 
+def test_pseudo_inputs_are_items_of_the_new_corpus(tmp_path: Path) -> None:
+    vamp = replace(SIZES, prior="vamp", prior_components=3)
+    run = fit(corpus(tmp_path), tmp_path / "run", model=vamp, training=QUICK, progress=False)
+    data = corpus(tmp_path, ("on", "off", "zap"), start=run.front_ends)
+    still = replace(QUICK, learning_rate=0.0, ema_decay=0.0, prior_rate=0.0)
+    tuned = fit(data, tmp_path / "tuned", training=still, start=run, progress=False)
+    texts = weights(tuned)["learnt.views.text.values"]
+    known = {tuple(data.datasets["train"][i]["text"].values[0].tolist()) for i in range(40)}
+    for row, length in zip(texts, weights(tuned)["learnt.views.text.lengths"], strict=True):
+        assert tuple(row[:length].tolist()) in known
+
+
 def test_a_corpus_that_lacks_what_the_run_knows_is_refused(tmp_path: Path) -> None:
     run = fit(corpus(tmp_path), tmp_path / "run", model=SIZES, training=QUICK, progress=False)
     with pytest.raises(ValueError, match=r"text: the corpus lacks symbols of the run, 'f', 'p', 'u': prepare it with"):
