@@ -15,10 +15,10 @@ from mmseqvae.decoding import FrameSampling, Sampling, TokenSampling
 from mmseqvae.distributions.gaussian import Distribution
 from mmseqvae.fusion import Encoded, Fusion, poe
 from mmseqvae.inference import forecasting, importance_sampling
+from mmseqvae.inference.unimodal_posteriors import answer, fit_conditional
 from mmseqvae.modality import Batch as Batch
 from mmseqvae.modality import Covariate, Modalities, Modality
 from mmseqvae.priors.base import Prior, StandardNormal
-from mmseqvae.priors.fitted_unimodal_posteriors import answer, fit_conditional
 from mmseqvae.priors.registry import FITTED
 from mmseqvae.sequence import Sequence, constant
 

@@ -1,4 +1,4 @@
-"""What a trained model says of data: likelihoods by importance sampling, forecasts, single steps of a decoder."""
+"""What a trained model says: likelihoods by importance sampling, forecasts, posteriors of one modality, decoder steps."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def coordinated(
     KL of their own. With token_reconstruction 0, self_reconstruction 1, coordination 1 and draws 1 it is CRMVAE (Suzuki
     & Matsuo 2023) but for that paper's common factor 1 / (M + 1). The default c is small because a Gaussian q(z | x_m)
     is a poor mould: what it cannot hold, the joint posterior should not give up;
-    `mmseqvae.priors.fitted_unimodal_posteriors` fits what can. It is as much as `self_reconstruction`, because what
+    `mmseqvae.inference.unimodal_posteriors` fits what can. It is as much as `self_reconstruction`, because what
     that term asks of single posteriors has to be held by something (docs/objectives.md).
     """
     check_weights(model, weights)

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from mmseqvae.config.renamed_options import current_settings
 from mmseqvae.files import replacing, write_json
+from mmseqvae.inference.unimodal_posteriors import Conditional
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.priors.base import Prior
-from mmseqvae.priors.fitted_unimodal_posteriors import Conditional
 from mmseqvae.priors.flows import Flow
 from mmseqvae.priors.mixtures import Mixture
 

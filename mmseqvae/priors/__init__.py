@@ -1,4 +1,4 @@
-"""Priors over the latent: learnt with the model, or fitted after it; and posteriors of single modalities."""
+"""Priors over the latent: learnt with the model, or fitted to its posteriors after training."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from mmseqvae.config import TrainingConfig
 from mmseqvae.data import SequenceDataset
 from mmseqvae.data.data_warning import warn
 from mmseqvae.fusion import Encoded
+from mmseqvae.inference.unimodal_posteriors import LEAST
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.pipeline.dataset_posteriors import encoded
-from mmseqvae.priors.fitted_unimodal_posteriors import LEAST
 from mmseqvae.priors.mixtures import Mixture
 from mmseqvae.training.pseudo_labels import with_pseudo_labels
 

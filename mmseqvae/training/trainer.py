@@ -21,11 +21,11 @@ from lightning.pytorch.strategies import DDPStrategy
 from mmseqvae.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmseqvae.data import Augmented, Corpus, SequenceDataset, make_loader
 from mmseqvae.distributed import by_first, cluster, joined, processes, wait
+from mmseqvae.inference.unimodal_posteriors import KINDS
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.objectives import Objective, chosen, weights_by_dimension
 from mmseqvae.pipeline.build import CorpusInfo, ModelSource, check_names, model_from, start_prior
 from mmseqvae.pipeline.trained_model import Trained, load
-from mmseqvae.priors.fitted_unimodal_posteriors import KINDS
 from mmseqvae.priors.registry import FITTED
 from mmseqvae.tokenizers.categories import Category, Labels
 from mmseqvae.tokenizers.characters import Tokenizer

@@ -18,11 +18,11 @@ from mmseqvae.decoding import FrameSampling, Sampling, TokenSampling
 from mmseqvae.features.arrays import FrameArrays
 from mmseqvae.features.log_mel import LogMel
 from mmseqvae.fusion import FUSIONS
+from mmseqvae.inference.unimodal_posteriors import Conditional
 from mmseqvae.model import MultimodalVAE
 from mmseqvae.pipeline.build import build, start_prior
 from mmseqvae.pipeline.dataset_posteriors import posteriors
 from mmseqvae.pipeline.trained_model import Trained, load
-from mmseqvae.priors.fitted_unimodal_posteriors import Conditional
 from mmseqvae.tokenizers.characters import Tokenizer
 
 SMALL = ModelConfig(

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from mmseqvae.distributions.gaussian import Gaussian
 from mmseqvae.fusion import Encoded, poe
+from mmseqvae.inference.unimodal_posteriors import KINDS, Conditional, SelectedDistribution, fit_conditional
 from mmseqvae.model import MultimodalVAE
-from mmseqvae.priors.fitted_unimodal_posteriors import KINDS, Conditional, SelectedDistribution, fit_conditional
 from mmseqvae.sequence import Sequence
 from tests.exact import B, LinearDecoder, LinearEncoder, S, W, f64, ppca, ppca_batch
 
