@@ -1,4 +1,4 @@
-"""What a trained model says: likelihoods by importance sampling, forecasts, posteriors of one modality, decoder steps."""
+"""What a trained model says: likelihoods by importance sampling, forecasts, posteriors of one modality, steps."""
 
 from __future__ import annotations
 
