@@ -67,9 +67,8 @@ def state_of_run(out: Path, noted: Mapping[str, Any]) -> RunState:
 
 def epochs_done(out: Path) -> int | None:
     """For how many epochs the finished model in `out` was trained; None where there is none."""
-    if (out / FINISHED).exists():
-        epochs: int = json.loads((out / FINISHED).read_text(encoding="utf-8"))["epochs"]
-        return epochs
+    if (finished := _finished_in(out)) is not None:
+        return int(finished["epochs"])
     if all((out / name).exists() for name in (CONFIG, WEIGHTS, SETTINGS)):  # of a release that did not say
         return int(_settings_in(out)["training"]["epochs"])
     return None
@@ -82,10 +81,16 @@ def note_finished(out: Path, epochs: int, seconds: float | None) -> None:
 
 def training_seconds(out: Path) -> float | None:
     """How long the finished training in `out` took, all its parts together; None where nobody noted it."""
+    finished = _finished_in(out)
+    return None if finished is None else finished["seconds"]
+
+
+def _finished_in(out: Path) -> dict[str, Any] | None:
+    """What `note_finished` wrote; None where it wrote nothing."""
     if not (out / FINISHED).exists():
         return None
-    seconds: float | None = json.loads((out / FINISHED).read_text(encoding="utf-8"))["seconds"]
-    return seconds
+    noted: dict[str, Any] = json.loads((out / FINISHED).read_text(encoding="utf-8"))
+    return noted
 
 
 def _settings_in(out: Path) -> dict[str, Any]:
